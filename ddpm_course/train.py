@@ -33,7 +33,7 @@ from .schedules import make_schedule
 from .storage import MANIFEST, check_tensors, read_json, read_verified, tensors_from_bytes, tensors_to_bytes, write_json
 from .unet import UNet, UNetConfig
 
-# %% ../nbs/11_training.ipynb #1bc566c8
+# %% ../nbs/11_training.ipynb #82902152
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """
@@ -60,12 +60,12 @@ class TrainConfig:
         base_channels: Channels of the network's first level.
         channel_mults: Channels of each level, in multiples of base_channels.
         num_res_blocks: Residual blocks a level.
-        attention_resolutions: Feature map sizes at which there is attention.
+        attention_resolutions: Feature map sizes at which there is attention, besides the middle of the U, which always has it.
         heads: Attention heads.
         groups: Groups of the group normalisation.
         dropout: Share of activations dropped in each residual block.
         patch_size: Side of the squares of pixels that are folded into channels, for speed.
-        conditional: Whether the network learns the labels of the data set.
+        conditional: Whether the network learns the labels of the data set; None means where it has labels.
         label_dropout: Share of labels hidden in training, so that the network also learns to do without.
         seed: Fixes the weights at the start, the order of images, times and noise.
         device: auto, cpu, cuda, mps, or a device such as cuda:1.
@@ -96,12 +96,12 @@ class TrainConfig:
     base_channels: int = 32
     channel_mults: tuple[int, ...] = (1, 2)
     num_res_blocks: int = 1
-    attention_resolutions: tuple[int, ...] = (7,)
+    attention_resolutions: tuple[int, ...] = ()
     heads: int = 1
     groups: int = 8
     dropout: float = 0.0
     patch_size: int = 2
-    conditional: bool = False
+    conditional: bool | None = None
     label_dropout: float = 0.1
     seed: int = 0
     device: str = "auto"
@@ -192,17 +192,19 @@ def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:
         index[here] = _order(n, seed, epoch)[place[here] % n]
     return index
 
-# %% ../nbs/11_training.ipynb #3917c2d4
+# %% ../nbs/11_training.ipynb #6f383918
 class TrainState:
     "What a run consists of between two updates: the number of updates done, weights, their average, the optimizer."
     def __init__(self, config: TrainConfig, num_classes: int | None = None):
+        "`num_classes`: labels 0..num_classes-1 are learned; None for a model without labels."
         c = config
         self.device, self.step = pick_device(c.device), 0
-        torch.manual_seed(_seed(c.seed, 0))
         architecture = UNetConfig(
             c.image_size, c.channels, c.base_channels, c.channel_mults, c.num_res_blocks, c.attention_resolutions,
-            c.heads, c.dropout, c.groups, c.patch_size, num_classes if c.conditional else None, c.label_dropout > 0)
-        model = UNet(architecture).to(self.device, memory_format=torch.channels_last)
+            c.heads, c.dropout, c.groups, c.patch_size, num_classes, null_label=c.label_dropout > 0)
+        with torch.random.fork_rng([]):  # the weights come from the seed; the caller's random state stays as it is
+            torch.manual_seed(_seed(c.seed, 0))
+            model = UNet(architecture).to(self.device, memory_format=torch.channels_last)
         schedule = make_schedule(c.schedule, c.num_timesteps).to(self.device)
         shape = (c.channels, c.image_size, c.image_size)
         self.denoiser = Denoiser(model, schedule, c.prediction, shape=shape)
@@ -221,7 +223,7 @@ def _dropout_seed(seed: int, device: torch.device, active: bool):
         torch.manual_seed(seed)
         yield
 
-# %% ../nbs/11_training.ipynb #5d264c2f
+# %% ../nbs/11_training.ipynb #2c3be53f
 def train_step(state: TrainState, data: ImageDataset, config: TrainConfig) -> Tensor:
     """
     One update of the weights (algorithm 11.1). Returns the loss, a float32 scalar.
@@ -238,7 +240,8 @@ def train_step(state: TrainState, data: ImageDataset, config: TrainConfig) -> Te
     t = torch.randint(c.num_timesteps, (len(x0),), generator=g, device=device)
     noise = torch.randn(x0.shape, generator=g, device=device)
     hidden = torch.rand(len(x0), generator=g, device=device) < c.label_dropout
-    y = torch.where(hidden, model.config.num_classes, y.to(device)) if c.conditional else None
+    classes = model.config.num_classes
+    y = None if classes is None else torch.where(hidden, classes, y.to(device))
     model.train()
     with _dropout_seed(_seed(c.seed, state.step, 3), device, c.dropout > 0):
         loss = diffusion_loss(state.denoiser, x0, t, noise, y=y, weighting=c.weighting).mean()
@@ -394,7 +397,7 @@ class Run:
     finished: bool
     metrics: list[dict]
 
-# %% ../nbs/11_training.ipynb #00660b15
+# %% ../nbs/11_training.ipynb #563448c0
 def train(config: TrainConfig, *, progress: bool = True) -> Run:
     """
     Train as `config` says and leave a run folder: configuration, metrics, checkpoints, and pictures at the end.
@@ -406,7 +409,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Run:
     data = load_images(config.data, image_size=config.image_size, channels=config.channels, download=config.download)
     if config.conditional and data.classes is None:
         raise ValueError(f"conditional is True, expected a data set with classes; {config.data!r} has none")
-    state = TrainState(config, len(data.classes or []))
+    state = TrainState(config, None if config.conditional is False or data.classes is None else len(data.classes))
     if config.resume:
         resume_from(state, config)
     else:

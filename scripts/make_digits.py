@@ -3,7 +3,7 @@
     python scripts/make_digits.py FOLDER_WITH_THE_FOUR_IDX_GZ_FILES
 
 1,000 training digits per class from the training file and 200 held-out digits per class from the test file, in a
-seeded random order. Running it again writes the same bytes.
+seeded random order. Running it again draws the same digits.
 """
 import gzip
 import struct
