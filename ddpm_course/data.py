@@ -95,9 +95,9 @@ def load_digits(split: str = "train") -> ImageDataset:
     images, labels = (_read_idx(folder / f"{split}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
     return ImageDataset(images[:, None], labels.long(), [str(d) for d in range(10)])
 
-# %% ../nbs/01_data.ipynb #660125fa
+# %% ../nbs/01_data.ipynb #928a021a
 def _to_8_bit(image: Image.Image, channels: int, background: int = 255) -> Image.Image:
-    "Any Pillow image as plain 8-bit grey or RGB: EXIF rotation applied, transparency laid on `background`, 16 bits scaled."
+    "Any Pillow image as 8-bit grey or RGB: EXIF rotation applied, transparency laid on `background`, 16 bits scaled."
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own convert() would cut it off at 255
         image = Image.fromarray((np.asarray(image, np.float64) / 257).round().clip(0, 255).astype(np.uint8))

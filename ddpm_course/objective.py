@@ -64,7 +64,7 @@ class Denoiser(nn.Module):
         extra = {} if x0_prev is None else {"x0_prev": x0_prev}
         return denoised_from(self.schedule, self.model(x_t, t, y, **extra), x_t, t, self.prediction)
 
-# %% ../nbs/04_elbo_to_mse.ipynb #ef4bce76
+# %% ../nbs/04_elbo_to_mse.ipynb #4851aeb9
 def diffusion_loss(denoiser, x0: Tensor, t: Tensor, noise: Tensor, *, y: Tensor | None = None,
                    weighting: str = "simple") -> Tensor:
     """
@@ -76,5 +76,5 @@ def diffusion_loss(denoiser, x0: Tensor, t: Tensor, noise: Tensor, *, y: Tensor 
     schedule, prediction = denoiser.schedule, getattr(denoiser, "prediction", "eps")
     x_t = schedule.q_sample(x0, t, noise)
     answer = denoiser(x_t, t, y)
-    error = (prediction_target(schedule, *answer, t, prediction) - prediction_target(schedule, x0, noise, t, prediction))
+    error = prediction_target(schedule, *answer, t, prediction) - prediction_target(schedule, x0, noise, t, prediction)
     return error.square().flatten(1).mean(1) * loss_weight(schedule, t, prediction, weighting)

@@ -1,0 +1,48 @@
+"""Runs all tests of the project and ends with one line, "N passed, N failed": what the README's second command calls.
+
+1. `nbdev_test` runs every notebook, two at a time, one thread each.
+2. pytest runs tests/, which holds what a notebook cell cannot test.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONUTF8": "1"}  # two workers on two cores
+NBDEV_TEST = shutil.which("nbdev_test", path=sysconfig.get_path("scripts"))  # of this environment, also when inactive
+
+
+def run_and_show(command: list[str]) -> subprocess.CompletedProcess:
+    run = subprocess.run(command, cwd=ROOT, env=ENV, text=True, encoding="utf-8", stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT)
+    print(run.stdout, flush=True)
+    return run
+
+
+def notebooks() -> tuple[int, int]:
+    run = run_and_show([NBDEV_TEST, "--n_workers", "2", "--timing", "--do_print"])
+    done = len(set(re.findall(r"Completed (.+\.ipynb)", run.stdout)))
+    failed = len(re.findall(r"^\s+\S+\.ipynb\s*$", run.stdout.partition("Failed On The Following")[2], re.M))
+    if run.returncode and not failed:
+        failed = 1  # it stopped before it could say which
+    return done - failed, failed
+
+
+def pytest() -> tuple[int, int]:
+    run = run_and_show([sys.executable, "-m", "pytest", "-q", "tests"])
+    passed, failed = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout))) for word in ("passed", "(?:failed|error)"))
+    return passed, max(failed, int(run.returncode != 0))
+
+
+def main() -> int:
+    passed, failed = (sum(pair) for pair in zip(notebooks(), pytest()))
+    print(f"{passed} passed, {failed} failed")
+    return int(failed > 0 or passed == 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
