@@ -19,7 +19,8 @@ WEIGHTS = Path(__file__).parent / "results" / "digit_classifier.safetensors"  # 
 def network() -> nn.Module:
     def block(i, o):
         return [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*block(1, 32), *block(32, 64), *block(64, 128), nn.Flatten(), nn.Dropout(0.3), nn.Linear(1152, 10))
+    features = [*block(1, 32), *block(32, 64), *block(64, 128)]
+    return nn.Sequential(*features, nn.Flatten(), nn.Dropout(0.3), nn.Linear(1152, 10))
 
 
 def train(epochs: int = 8, batch_size: int = 100, seed: int = 0) -> nn.Module:

@@ -2,7 +2,7 @@
 
     python scripts/bundle_model.py runs/box --hours 1.2 --machine "2 CPU cores"
 
-The quality rows of the card are measured here: how sure the judge in benchmarks/digit_classifier.py is of 1,000 samples.
+The quality row of the card is measured here: how sure benchmarks/digit_classifier.py is of 1,000 samples.
 """
 import argparse
 import sys
@@ -32,18 +32,18 @@ def main() -> None:
     newest = checkpoints(args.run)[0]
     training = read_json(newest / MANIFEST)["training"]
     config, denoiser = training["config"], load_pretrained(args.run)
-    n, y = 1000, torch.arange(1000) % 10
-    samples = torch.cat([ddim_sample(denoiser, 250, steps=50, y=y[:250], seed=s, progress=False) for s in range(4)])
-    made, real = summary(samples), summary(load_digits("test").batch(torch.arange(2000))[0])
+    n, y = 1000, torch.arange(250) % 10
+    drawn = [ddim_sample(denoiser, 250, steps=50, y=y, seed=s, progress=False) for s in range(4)]
+    made, real = summary(torch.cat(drawn)), summary(load_digits("test").batch(torch.arange(2000))[0])
     error = (made["confident"] * (1 - made["confident"]) / n) ** 0.5
     facts = {
-        "data": "MNIST's 60,000 training digits, grey, 28 x 28, in [-1, 1] (LeCun, Cortes, Burges; CC BY-SA 3.0)"
-                if config["data"] == "mnist" else config["data"],
-        "training": f"{training['step']:,} updates of {config['batch_size']} images, {args.hours} hours on {args.machine}, "
-                    f"{args.date}; seed {config['seed']}, learning rate {config['lr']}, EMA {config['ema']}, "
+        "data": {"mnist": "MNIST's 60,000 training digits, grey, 28 x 28, in [-1, 1] (LeCun, Cortes, Burges; "
+                          "CC BY-SA 3.0)"}.get(config["data"], config["data"]),
+        "training": f"{training['step']:,} updates of {config['batch_size']} images, {args.hours} hours on "
+                    f"{args.machine}, {args.date}; seed {config['seed']}, learning rate {config['lr']}, EMA {config['ema']}, "
                     f"label dropout {config['label_dropout']}",
-        "samples": f"of {n:,} drawn by class with DDIM in 50 steps (seeds 0 to 3), {made['confident']:.1%} +- {error:.1%} "
-                   f"(one standard error) are given a confidence of 0.9 or more by a digit classifier; "
+        "samples": f"of {n:,} drawn by class with DDIM in 50 steps (seeds 0 to 3), {made['confident']:.1%} +- "
+                   f"{error:.1%} (one standard error) are given a confidence of 0.9 or more by a digit classifier; "
                    f"of 2,000 held-out real digits {real['confident']:.1%}",
         "limits": "draws digits in the style of MNIST and nothing else; folded pixels (patch_size 2) cannot be "
                   "expressed in diffusers",

@@ -19,7 +19,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def skipped(cell) -> bool:
-    return cell.cell_type != "code" or any(line.replace(" ", "") == "#|eval:false" for line in cell.source.splitlines())
+    lines = [line.replace(" ", "") for line in cell.source.splitlines()]
+    return cell.cell_type != "code" or "#|eval:false" in lines
 
 
 def refresh(path: Path) -> None:
@@ -27,11 +28,12 @@ def refresh(path: Path) -> None:
     run = nbformat.v4.new_notebook(cells=[c for c in notebook.cells if not skipped(c)], metadata=notebook.metadata)
     for cell in run.cells:
         cell.outputs = []
-    NotebookClient(run, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    folder = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(run, timeout=600, kernel_name="python3", resources=folder).execute()
     for cell in run.cells:
         for output in cell.outputs:
             if output.get("name") == "stderr":
-                raise SystemExit(f"{path.name}: a cell wrote to stderr: {output.text[:300]}\n{cell.source[:200]}")
+                raise SystemExit(f"{path.name}: a cell wrote to stderr: {output.text[:300]}\n{cell.source[:99]}")
         cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         cell.execution_count = None
         cell.metadata = {}

@@ -34,7 +34,7 @@ def notebooks() -> tuple[int, int]:
 
 def pytest() -> tuple[int, int]:
     run = run_and_show([sys.executable, "-m", "pytest", "-q", "tests"])
-    passed, failed = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout))) for word in ("passed", "(?:failed|error)"))
+    passed, failed = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout))) for word in ("passed", "(?:failed|err)"))
     return passed, max(failed, int(run.returncode != 0))
 
 
