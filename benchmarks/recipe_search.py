@@ -36,6 +36,8 @@ VARIANTS = {
     "twice the rate": {"lr": 2e-3},
     "batch 128": {"batch_size": 128},
     "EMA 0.999": {"ema": 0.999},
+    "linear": {"schedule": "linear"},
+    "sigmoid": {"schedule": "sigmoid"},
 }
 
 

@@ -98,7 +98,7 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], s
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{source}: {name!r} holds NaN or infinite values")
 
-# %% ../nbs/appendix/storage.ipynb #f87249a2
+# %% ../nbs/appendix/storage.ipynb #92e3ea5c
 MANIFEST = "config.json"
 
 def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mapping) -> None:
@@ -120,8 +120,12 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mappi
             old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
-            os.replace(temporary, folder)
-            shutil.rmtree(old)
+            try:
+                os.replace(temporary, folder)
+            except BaseException:
+                os.replace(old, folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, folder)
     except BaseException:
@@ -129,10 +133,11 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mappi
         raise
     _sync_folder(folder.parent)
 
-# %% ../nbs/appendix/storage.ipynb #2371e563
+# %% ../nbs/appendix/storage.ipynb #16390f34
 def read_verified(folder: str | Path, name: str) -> bytes:
     "The bytes of one file of a folder that `write_folder` wrote. `ValueError` where it is missing or was changed."
-    path, expected = Path(folder) / name, read_json(Path(folder) / MANIFEST).get("files", {}).get(name)
+    path, listed = Path(folder) / name, read_json(Path(folder) / MANIFEST).get("files")
+    expected = listed.get(name) if isinstance(listed, dict) else None
     if expected is None or not path.is_file():
         raise ValueError(f"{str(path)!r} is missing, or {MANIFEST} does not list it")
     content = path.read_bytes()

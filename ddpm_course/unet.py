@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['UNetConfig', 'ResBlock', 'Attention', 'Downsample', 'Upsample', 'Stage', 'UNet']
 
-# %% ../nbs/07_unet.ipynb #71e16997
+# %% ../nbs/07_unet.ipynb #da7101ee
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -46,14 +47,16 @@ class UNetConfig:
         "The side of the feature maps at each level of the U, from the top down."
         return [self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mults))]
 
-# %% ../nbs/07_unet.ipynb #ce02f519
+# %% ../nbs/07_unet.ipynb #07ce4a99
 def _check_config(c: UNetConfig) -> None:
     "Refuse what cannot be built, naming the value and what was expected."
     for name in ("attention_resolutions", "channel_mults"):  # JSON gives lists
         object.__setattr__(c, name, tuple(getattr(c, name)))
-    for name in ("image_size", "image_channels", "base_channels", "num_res_blocks", "heads", "groups", "patch_size"):
+    for name in ("image_size", "image_channels", "num_res_blocks", "heads", "groups", "patch_size"):
         if getattr(c, name) < 1:
             raise ValueError(f"{name} is {getattr(c, name)}, expected 1 or more")
+    if c.base_channels < 4:  # the time embedding has that many numbers
+        raise ValueError(f"base_channels is {c.base_channels}, expected 4 or more")
     if not c.channel_mults or min(c.channel_mults) < 1:
         raise ValueError(f"channel_mults is {c.channel_mults}, expected one whole number of 1 or more a level")
     if c.num_classes is not None and c.num_classes < 1:
@@ -67,11 +70,14 @@ def _check_config(c: UNetConfig) -> None:
     if unknown := set(c.attention_resolutions) - set(c.resolutions):
         raise ValueError(f"attention_resolutions has {sorted(unknown)}, expected some of {c.resolutions}, "
                          f"the resolutions that occur")
-    for mult in c.channel_mults:
+    for mult in (1, *c.channel_mults):  # 1: what the first convolution gives
         for divides, what in ((c.groups, "groups"), (c.heads, "heads")):
             if c.base_channels * mult % divides:
                 raise ValueError(f"base_channels * {mult} is {c.base_channels * mult}, expected a multiple of "
                                  f"{what} = {divides}")
+        if c.base_channels * mult == c.groups:
+            warnings.warn(f"base_channels * {mult} equals groups = {c.groups}: a group of one channel normalises away "
+                          f"what the time has added to it")
 
 # %% ../nbs/07_unet.ipynb #1e20cced
 def _norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -178,7 +184,7 @@ def _build_levels(c: UNetConfig, emb_dim: int) -> tuple[nn.ModuleList, nn.Module
         up.append(layers)
     return down, up
 
-# %% ../nbs/07_unet.ipynb #2c89cf45
+# %% ../nbs/07_unet.ipynb #f8cf76fc
 class UNet(nn.Module):
     """
     The network of Ho et al. 2020, built from a `UNetConfig`.
@@ -201,7 +207,7 @@ class UNet(nn.Module):
         self.conv_out = _zero(nn.Conv2d(c.base_channels * c.channel_mults[0], folded, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Tensor:
-        _check_input(self.config, x, y)
+        _check_input(self.config, x, t, y, x0_prev)
         if self.config.self_conditioning:
             x = torch.cat([x, torch.zeros_like(x) if x0_prev is None else x0_prev], dim=1)
         emb = F.silu(self._embed(t, y))
@@ -226,12 +232,17 @@ class UNet(nn.Module):
         y = torch.full_like(t, self.config.num_classes) if y is None else y
         return emb + self.label_embedding(y)
 
-# %% ../nbs/07_unet.ipynb #c7c8e69d
-def _check_input(c: UNetConfig, x: Tensor, y: Tensor | None) -> None:
+# %% ../nbs/07_unet.ipynb #66b07b85
+def _check_input(c: UNetConfig, x: Tensor, t: Tensor, y: Tensor | None, x0_prev: Tensor | None) -> None:
     divisor = c.patch_size * 2 ** (len(c.channel_mults) - 1)
     if x.ndim != 4 or x.shape[1] != c.image_channels or x.shape[2] % divisor or x.shape[3] % divisor:
         raise ValueError(f"images have shape {tuple(x.shape)}, expected (B, {c.image_channels}, H, W) with H and W "
                          f"multiples of {divisor}")
+    if t.shape != x.shape[:1]:
+        raise ValueError(f"t has shape {tuple(t.shape)}, expected ({len(x)},), one level for each image")
+    if x0_prev is not None and (not c.self_conditioning or x0_prev.shape != x.shape):
+        expected = f"shape {tuple(x.shape)}" if c.self_conditioning else "None: this network has no self-conditioning"
+        raise ValueError(f"x0_prev has shape {tuple(x0_prev.shape)}, expected {expected}")
     if y is None:
         if c.num_classes is not None and not c.null_label:
             raise ValueError(f"y is None, expected labels 0..{c.num_classes - 1}: this network has no 'no label'")

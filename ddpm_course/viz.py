@@ -67,13 +67,13 @@ def show_images(images: Tensor, columns: int | None = None, titles: Sequence[str
     figure.tight_layout(pad=0.3)
     return figure
 
-# %% ../nbs/appendix/viz.ipynb #455d2a90
+# %% ../nbs/appendix/viz.ipynb #d40999c8
 def save_gif(frames: Iterable[Tensor], path: str | Path, fps: int = 12, hold: float = 2.0, scale: int = 2) -> None:
     "Batches of images as the frames of a GIF, each drawn as a grid; the last stays for `hold` seconds."
     pictures = [Image.fromarray(grid(f)) for f in frames]
     if not pictures:
         raise ValueError("frames is empty, expected one batch of images or more")
-    pictures = [p.resize((p.width * scale, p.height * scale), Image.Resampling.NEAREST).convert("P") for p in pictures]
+    pictures = [p.resize((p.width * scale, p.height * scale), Image.Resampling.NEAREST) for p in pictures]
     durations = [1000 // fps] * (len(pictures) - 1) + [int(hold * 1000)]
     pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 

@@ -49,7 +49,7 @@ def test_the_shape_of_a_chapter(path):
     sources = cells(path)
     prose = "\n".join(re.sub(r"```.*?```", "", s, flags=re.S) for kind, s in sources if kind == "markdown")
     assert len(re.findall(r"^# \S", prose, re.M)) == 1, "one first-level heading"
-    assert re.search(r"^# .+\n\n> .+", prose), "a one-line summary under the title"
+    assert re.search(r"^# .+\n+> .+", prose), "a one-line summary under the title"
     tags = re.findall(r"\\tag\{([\d.]+)\}", prose)
     assert len(tags) == len(set(tags)), "an equation number is used twice"
     assert not re.search(r"!\[\]\(", prose), "a picture without alt text"
