@@ -52,7 +52,7 @@ def noise_source(shape, device, seed=None, seeds=None, generator=None) -> Callab
         raise ValueError(f"generator is on {generator.device}, expected {device}, where the model is")
     return lambda: torch.randn(shape, generator=generator, device=device)
 
-# %% ../nbs/08_ddpm_sampling.ipynb #4c8a8045
+# %% ../nbs/08_ddpm_sampling.ipynb #7cfed995
 def as_labels(y, n: int, device) -> Tensor | None:
     "Labels as int64 (n,): from None, one number for all images, or one number for each."
     if y is None:
@@ -70,7 +70,7 @@ def _checked_noise(noise: Tensor, shape, device) -> Tensor:
                          f"expected floating point {tuple(shape)} on {device}")
     return noise.float() if noise.dtype in (torch.float16, torch.bfloat16) else noise
 
-# %% ../nbs/08_ddpm_sampling.ipynb #c93af5d6
+# %% ../nbs/08_ddpm_sampling.ipynb #e001cca8
 class Sampling:
     """
     What every sampler needs: the state it starts from (`x`), fresh noise (`draw()`), and estimates (`estimate(x, t)`).
@@ -88,7 +88,7 @@ class Sampling:
         self.draw = noise_source(shape, device, seed, seeds, generator)
         self.x = self.draw() if isinstance(noise_or_n, int) else _checked_noise(noise_or_n, shape, device)
         self.y = as_labels(y, n, device)
-        self.self_conditioning = getattr(getattr(denoiser, "config", None), "self_conditioning", False)
+        self.self_conditioning = getattr(denoiser, "self_conditioning", False)
 
     def estimate(self, x: Tensor, t: int) -> Denoised:
         "The denoiser's answer; x0 clipped to the range of images, and eps moved along so that both still make `x`."

@@ -33,7 +33,7 @@ def loss_weight(schedule: NoiseSchedule, t: Tensor, prediction: str, weighting: 
     # an error in x0 is an error in eps times 1/sqrt(snr), and one in v is one in eps times sqrt((snr + 1) / snr)
     return eps_weight * {"eps": 1, "x0": snr, "v": snr / (snr + 1)}[prediction]
 
-# %% ../nbs/04_elbo_to_mse.ipynb #4c75e58f
+# %% ../nbs/04_elbo_to_mse.ipynb #ca78c44b
 class Denoiser(nn.Module):
     """
     A network and its schedule, behind the one interface that losses and samplers know.
@@ -53,6 +53,7 @@ class Denoiser(nn.Module):
                              "noise, and x0 would be a division by zero; expected 'v' or 'x0'")
         self.model, self.schedule, self.prediction = model, schedule, prediction
         self.shape, self.clip = tuple(shape), clip
+        self.self_conditioning = getattr(getattr(model, "config", None), "self_conditioning", False)
 
     def forward(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:
         """

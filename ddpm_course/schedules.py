@@ -14,14 +14,17 @@ from torch import Tensor
 
 from .forward import NoiseSchedule, linear_beta_schedule
 
-# %% ../nbs/05_schedules.ipynb #2b1f7119
+# %% ../nbs/05_schedules.ipynb #b45fc55f
 def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float = 0.999) -> Tensor:
     """
-    The betas that lead through the levels `alpha_bar`: `1 - alpha_bar[i+1] / alpha_bar[i]`, at most `max_beta`.
+    The betas that lead through the levels `alpha_bar`: `1 - alpha_bar[i+1] / alpha_bar[i]`, at most `max_beta` (5.2).
 
     `alpha_bar`: (T+1,) falling, starting with the clean image's 1. Returns float64 (T,).
     """
     alpha_bar = alpha_bar.double()
+    if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or alpha_bar[0] != 1:
+        raise ValueError(f"alpha_bar has shape {tuple(alpha_bar.shape)} and starts with "
+                         f"{alpha_bar.flatten()[:1].tolist()}, expected (T+1,) starting with 1, the clean image")
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 # %% ../nbs/05_schedules.ipynb #27c13ecb
@@ -31,37 +34,41 @@ def _grid(T: int) -> Tensor:
         raise ValueError(f"T is {T}, expected 1 or more")
     return torch.arange(T + 1, dtype=torch.float64) / T
 
-# %% ../nbs/05_schedules.ipynb #09190f59
+# %% ../nbs/05_schedules.ipynb #1f2cdabf
 def cosine_beta_schedule(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """
-    Betas for which alpha-bar falls like a squared cosine (Nichol and Dhariwal 2021, equation 17): float64 (T,).
+    Betas for which alpha-bar falls like a squared cosine (equation 5.3): float64 (T,).
 
-    `s` keeps the first betas from becoming too small to matter next to 8-bit pixels.
+    `s` keeps the first betas from becoming too small to matter next to 8-bit pixels (Nichol and Dhariwal 2021).
     """
     f = torch.cos((_grid(T) + s) / (1 + s) * math.pi / 2) ** 2
     return betas_from_alpha_bar(f / f[0], max_beta)
 
-# %% ../nbs/05_schedules.ipynb #51d7e271
+# %% ../nbs/05_schedules.ipynb #168d38f9
 def sigmoid_beta_schedule(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0,
                           max_beta: float = 0.999) -> Tensor:
     """
-    Betas for which alpha-bar is a piece of a falling sigmoid, stretched to go from 1 to 0 (Jabri et al. 2022).
+    Betas for which alpha-bar is a piece of a falling sigmoid, stretched to go from 1 to 0 (equation 5.4).
 
-    `start`, `end`: the piece of the sigmoid's axis; `tau`: its temperature. Returns float64 (T,).
+    `start`, `end`: the piece of the sigmoid's axis; `tau`: its temperature (Jabri et al. 2022). Returns float64 (T,).
     """
     f = torch.sigmoid(-(start + (end - start) * _grid(T)) / tau)
     return betas_from_alpha_bar((f - f[-1]) / (f[0] - f[-1]), max_beta)
 
-# %% ../nbs/05_schedules.ipynb #026fc018
+# %% ../nbs/05_schedules.ipynb #b0341c26
 def exponential_beta_schedule(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
-    "Betas that grow by the same factor at each step, between the ends of the linear schedule: float64 (T,)."
+    """
+    Betas that grow by the same factor at each step, between the ends of the linear schedule: float64 (T,) (5.5).
+
+    With the default ends alpha-bar stops at 0.023: raise `end` to 0.064, or rescale to zero terminal SNR.
+    """
     line = linear_beta_schedule(T, start, end)  # scales and checks the ends
     return torch.logspace(line[0].log10().item(), line[-1].log10().item(), T, dtype=torch.float64)
 
-# %% ../nbs/05_schedules.ipynb #e313b194
+# %% ../nbs/05_schedules.ipynb #347933db
 def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     """
-    Shift and stretch sqrt(alpha-bar) so that the last level is pure noise (Lin et al. 2024, algorithm 1).
+    Shift and stretch sqrt(alpha-bar) so that the last level is pure noise (equation 5.6; Lin et al. 2024, algorithm 1).
 
     `betas`: (T,). Returns float64 (T,) whose last entry is exactly 1. Use it with v- or x0-prediction.
     """
@@ -82,19 +89,21 @@ def make_schedule(name: str, T: int = 1000, *, zero_terminal_snr: bool = False) 
     betas = SCHEDULES[name](T)
     return NoiseSchedule(rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas)
 
-# %% ../nbs/05_schedules.ipynb #297d387e
+# %% ../nbs/05_schedules.ipynb #5787929b
 def _quantiles_of_log_snr(T: int, steps: int, schedule: NoiseSchedule | None) -> list[int]:
     "The levels closest to an even division of the log-SNR range, rising."
     schedule = make_schedule("cosine", T) if schedule is None else schedule
     if schedule.num_timesteps != T:
         raise ValueError(f"the schedule has {schedule.num_timesteps} steps, expected T = {T}")
-    log_snr = schedule.snr(torch.arange(T, device=schedule.betas.device)).clamp(min=1e-12).log().cpu()
-    wanted = torch.linspace(log_snr[0], log_snr[-1], steps) if steps > 1 else log_snr[-1:]
-    return (log_snr[None] - wanted[:, None]).abs().argmin(1).tolist()
+    log_snr = schedule.snr(torch.arange(T, device=schedule.betas.device)).log().cpu()
+    pure = [T - 1] if log_snr[-1].isinf() else []  # pure noise has no place on the axis: visited, not counted
+    end, n = T - 1 - len(pure), steps - len(pure)
+    wanted = torch.linspace(log_snr[0], log_snr[end], n) if steps > 1 else log_snr[end:][:n]
+    return (log_snr[None, : end + 1] - wanted[:, None]).abs().argmin(1).tolist() + pure if n else pure
 
-# %% ../nbs/05_schedules.ipynb #9472bd5e
+# %% ../nbs/05_schedules.ipynb #005cfbf8
 def _spread(times: list[int], T: int) -> list[int]:
-    "The nearest strictly rising times within 0..T-1: rounding may have put two of them on the same level."
+    "Strictly rising times within 0..T-1: levels that rounding has put on top of each other are moved apart."
     for i in range(1, len(times)):
         times[i] = max(times[i], times[i - 1] + 1)
     for i in range(len(times)):

@@ -6,7 +6,7 @@
 __all__ = ['FREE_TO_CHANGE', 'TrainConfig', 'pick_device', 'EMA', 'learning_rate', 'batch_index', 'architecture', 'TrainState',
            'train_step', 'training_steps', 'save_checkpoint', 'resume_from', 'Run', 'train', 'write_pictures']
 
-# %% ../nbs/11_training.ipynb #460bf9d4
+# %% ../nbs/11_training.ipynb #2a0ed503
 import dataclasses
 import functools
 import json
@@ -15,7 +15,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -36,14 +36,14 @@ from .storage import (MANIFEST, check_tensors, read_json, read_verified, tensors
                                  tensors_to_bytes, write_json)
 from .unet import UNet, UNetConfig
 
-# %% ../nbs/11_training.ipynb #617c0119
+# %% ../nbs/11_training.ipynb #c6df2ec5
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """
     Everything a training run depends on. The defaults draw legible digits after a few minutes on two CPU cores.
 
     Args:
-        data: "digits" (bundled), a folder of images, or one of mnist, fashion-mnist, cifar10, cifar100, flowers102, celeba.
+        data: "digits" (bundled), a folder, or one of mnist, fashion-mnist, cifar10, cifar100, flowers102, celeba.
         out: The run folder to write.
         image_size: Side of the square images in pixels.
         channels: 1 for grey images, 3 for colour.
@@ -85,7 +85,7 @@ class TrainConfig:
     channels: int = 1
     download: bool = False
     flip: bool = False
-    steps: int = 4500
+    steps: int = 3000
     batch_size: int = 32
     lr: float = 1e-3
     warmup: int = 100
@@ -195,14 +195,14 @@ def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:
         index[here] = _order(n, seed, epoch)[place[here] % n]
     return index
 
-# %% ../nbs/11_training.ipynb #2e02819b
+# %% ../nbs/11_training.ipynb #d6639ad4
 def architecture(c: TrainConfig, num_classes: int | None) -> UNetConfig:
     "The network that a configuration asks for. `num_classes` is None for a model without labels."
     smallest = c.image_size // c.patch_size // 2 ** (len(c.channel_mults) - 1)
     attention = (smallest,) if c.attention_resolutions is None else c.attention_resolutions
     return UNetConfig(
-        image_size=c.image_size, image_channels=c.channels, base_channels=c.base_channels, channel_mults=c.channel_mults,
-        num_res_blocks=c.num_res_blocks, attention_resolutions=attention, heads=c.heads, dropout=c.dropout,
+        image_size=c.image_size, image_channels=c.channels, base_channels=c.base_channels,
+        channel_mults=c.channel_mults, num_res_blocks=c.num_res_blocks, attention_resolutions=attention, heads=c.heads, dropout=c.dropout,
         groups=c.groups, patch_size=c.patch_size, num_classes=num_classes, null_label=c.label_dropout > 0)
 
 # %% ../nbs/11_training.ipynb #9438f408
@@ -408,10 +408,13 @@ class Run:
     finished: bool
     metrics: list[dict]
 
-# %% ../nbs/11_training.ipynb #f778ea7c
-def train(config: TrainConfig, *, progress: bool = True) -> Run:
+# %% ../nbs/11_training.ipynb #40aaddea
+def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambda denoiser: denoiser) -> Run:
     """
     Train as `config` says and leave a run folder: configuration, metrics, checkpoints, and pictures at the end.
+
+    `guide` is given the denoiser before the pictures are drawn, and answers with the one to draw from; the command
+    line guides a model that knows classes (chapter 13).
 
     Ctrl-C or SIGTERM ends the run after the step in progress, with a checkpoint. `ValueError`, before anything is
     written, for what cannot be done; `FloatingPointError` where the training diverges.
@@ -440,15 +443,15 @@ def train(config: TrainConfig, *, progress: bool = True) -> Run:
                 break
     run = Run(Path(config.out), state.averaged, state.step, state.step >= config.steps, metrics.rows)
     if run.finished:
-        write_pictures(run, config)
+        write_pictures(run, config, guide(run.denoiser))
     return run
 
-# %% ../nbs/11_training.ipynb #f034853e
-def write_pictures(run: Run, config: TrainConfig) -> None:
-    "loss.png, samples.png, and denoising.gif with 16 of the samples on their way from noise."
+# %% ../nbs/11_training.ipynb #e6c93c8c
+def write_pictures(run: Run, config: TrainConfig, denoiser) -> None:
+    "loss.png, and drawn from `denoiser` samples.png, and denoising.gif with 16 of the samples on their way from noise."
     viz.plot_loss([r["step"] for r in run.metrics], [r["loss"] for r in run.metrics], run.folder / "loss.png")
     classes = run.denoiser.model.config.num_classes
     y = torch.arange(config.samples) % classes if classes else None
-    steps = list(ddim_steps(run.denoiser, config.samples, steps=config.sample_steps, y=y, seed=config.seed))
+    steps = list(ddim_steps(denoiser, config.samples, steps=config.sample_steps, y=y, seed=config.seed))
     viz.save_grid(steps[-1].x0, run.folder / "samples.png")
     viz.save_gif([s.x_t[:16] for s in steps] + [steps[-1].x0[:16]], run.folder / "denoising.gif")

@@ -47,7 +47,7 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scal
     picture = Image.fromarray(grid(images, columns))
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path, "PNG")
 
-# %% ../nbs/appendix/viz.ipynb #ddc0735d
+# %% ../nbs/appendix/viz.ipynb #549bfc35
 def show_images(images: Tensor, columns: int | None = None, titles: Sequence[str] | None = None, size: float = 0.8):
     """
     Draw a batch as a grid with Matplotlib, a title above each image where given. Returns the figure.
@@ -57,7 +57,8 @@ def show_images(images: Tensor, columns: int | None = None, titles: Sequence[str
     pixels = to_pixels(images)
     columns = columns or min(len(pixels), 10)
     rows = -(-len(pixels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25 * bool(titles)) * rows), squeeze=False)
+    figsize = (size * columns, (size + 0.25 * bool(titles)) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False)
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(pixels):
@@ -77,9 +78,9 @@ def save_gif(frames: Iterable[Tensor], path: str | Path, fps: int = 12, hold: fl
     durations = [1000 // fps] * (len(pictures) - 1) + [int(hold * 1000)]
     pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
-# %% ../nbs/appendix/viz.ipynb #8323c535
+# %% ../nbs/appendix/viz.ipynb #dc217af0
 def plot_loss(steps: Sequence[int], losses: Sequence[float], path: str | Path | None = None):
-    "The training loss against the step, on a logarithmic axis, saved as a PNG where `path` is given. Returns the figure."
+    "The training loss against the step, on a logarithmic axis, saved as a PNG at `path`. Returns the figure."
     figure, axis = plt.subplots(figsize=(6, 3.5))
     axis.plot(steps, losses, color="#31688e", linewidth=1.5)
     axis.set(xlabel="training step", ylabel="mean squared error", yscale="log", title="Training loss")
