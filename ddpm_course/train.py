@@ -195,15 +195,16 @@ def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:
         index[here] = _order(n, seed, epoch)[place[here] % n]
     return index
 
-# %% ../nbs/11_training.ipynb #d6639ad4
+# %% ../nbs/11_training.ipynb #3e9648fe
 def architecture(c: TrainConfig, num_classes: int | None) -> UNetConfig:
     "The network that a configuration asks for. `num_classes` is None for a model without labels."
     smallest = c.image_size // c.patch_size // 2 ** (len(c.channel_mults) - 1)
     attention = (smallest,) if c.attention_resolutions is None else c.attention_resolutions
     return UNetConfig(
         image_size=c.image_size, image_channels=c.channels, base_channels=c.base_channels,
-        channel_mults=c.channel_mults, num_res_blocks=c.num_res_blocks, attention_resolutions=attention, heads=c.heads, dropout=c.dropout,
-        groups=c.groups, patch_size=c.patch_size, num_classes=num_classes, null_label=c.label_dropout > 0)
+        channel_mults=c.channel_mults, num_res_blocks=c.num_res_blocks, attention_resolutions=attention, heads=c.heads,
+        dropout=c.dropout, groups=c.groups, patch_size=c.patch_size, num_classes=num_classes,
+        null_label=c.label_dropout > 0)
 
 # %% ../nbs/11_training.ipynb #9438f408
 class TrainState:
