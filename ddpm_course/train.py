@@ -36,84 +36,45 @@ from .storage import (MANIFEST, check_tensors, read_json, read_verified, tensors
                                  tensors_to_bytes, write_json)
 from .unet import UNet, UNetConfig
 
-# %% ../nbs/11_training.ipynb #c6df2ec5
+# %% ../nbs/11_training.ipynb #a83e9506
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """
-    Everything a training run depends on. The defaults draw legible digits after a few minutes on two CPU cores.
-
-    Args:
-        data: "digits" (bundled), a folder, or one of mnist, fashion-mnist, cifar10, cifar100, flowers102, celeba.
-        out: The run folder to write.
-        image_size: Side of the square images in pixels.
-        channels: 1 for grey images, 3 for colour.
-        download: Whether a named data set may be downloaded into the folder "data".
-        flip: Whether to mirror half of the images, left to right. Not for digits or text.
-        steps: Updates of the weights.
-        batch_size: Images an update.
-        lr: Highest learning rate.
-        warmup: Updates over which the learning rate rises to it.
-        decay: Share of the run, at its end, over which the learning rate falls to 0.
-        grad_clip: Largest norm of the gradient.
-        ema: Decay of the moving average of the weights, which is what samples are drawn from.
-        prediction: What the network answers with.
-        schedule: The noise schedule.
-        num_timesteps: Noise levels.
-        weighting: How the levels are weighted in the loss.
-        base_channels: Channels of the network's first level.
-        channel_mults: Channels of each level, in multiples of base_channels.
-        num_res_blocks: Residual blocks a level.
-        attention_resolutions: Sides of the feature maps that get attention; None means the smallest ones.
-        heads: Attention heads.
-        groups: Groups of the group normalisation.
-        dropout: Share of activations dropped in each residual block.
-        patch_size: Side of the squares of pixels that are folded into channels, for speed.
-        conditional: Whether the network learns the labels of the data set; None means where it has labels.
-        label_dropout: Share of labels hidden in training, so that the network also learns to do without.
-        seed: Fixes the weights at the start, the order of images, times and noise.
-        device: auto, cpu, cuda, mps, or a device such as cuda:1.
-        log_every: Updates from one line of metrics.jsonl to the next.
-        save_every: Updates from one checkpoint to the next.
-        keep: Checkpoints kept, 2 or more.
-        samples: Images in samples.png at the end.
-        sample_steps: Steps of the sampler for them.
-        resume: Go on from the newest checkpoint in the run folder.
-    """
-    data: str = "digits"
-    out: str = "runs/digits"
-    image_size: int = 28
-    channels: int = 1
-    download: bool = False
-    flip: bool = False
-    steps: int = 3000
-    batch_size: int = 32
-    lr: float = 1e-3
-    warmup: int = 100
-    decay: float = 0.5
-    grad_clip: float = 1.0
-    ema: float = 0.995
-    prediction: Literal["eps", "x0", "v"] = "v"
-    schedule: Literal["linear", "cosine", "sigmoid", "exponential"] = "cosine"
-    num_timesteps: int = 1000
-    weighting: Literal["simple", "vlb", "min_snr"] = "simple"
-    base_channels: int = 32
-    channel_mults: tuple[int, ...] = (1, 2)
-    num_res_blocks: int = 1
-    attention_resolutions: tuple[int, ...] | None = None
-    heads: int = 1
-    groups: int = 8
-    dropout: float = 0.0
-    patch_size: int = 2
-    conditional: bool | None = None
-    label_dropout: float = 0.1
-    seed: int = 0
-    device: str = "auto"
-    log_every: int = 50
-    save_every: int = 1000
-    keep: int = 2
-    samples: int = 64
-    sample_steps: int = 50
-    resume: bool = False
+    "Everything a training run depends on. The defaults draw digits after a few minutes on two CPU cores."
+    data: str = "digits"  # "digits" (bundled), a folder, or mnist, fashion-mnist, cifar10, cifar100, flowers102.
+    out: str = "runs/digits"  # The run folder to write.
+    image_size: int = 28  # Side of the square images in pixels.
+    channels: int = 1  # 1 for grey images, 3 for colour.
+    download: bool = False  # Whether a named data set may be downloaded into "data".
+    flip: bool = False  # Whether to mirror half of the images. Not for digits or text.
+    steps: int = 3000  # Updates of the weights.
+    batch_size: int = 32  # Images an update.
+    lr: float = 1e-3  # Highest learning rate.
+    warmup: int = 100  # Updates over which the learning rate rises to it.
+    decay: float = 0.5  # Share of the run, at its end, in which the learning rate falls to 0.
+    grad_clip: float = 1.0  # Largest norm of the gradient.
+    ema: float = 0.995  # Decay of the average of the weights, from which samples are drawn.
+    prediction: Literal["eps", "x0", "v"] = "v"  # What the network answers with.
+    schedule: Literal["linear", "cosine", "sigmoid", "exponential"] = "cosine"  # The noise schedule.
+    num_timesteps: int = 1000  # Noise levels.
+    weighting: Literal["simple", "vlb", "min_snr"] = "simple"  # How the levels are weighted in the loss.
+    base_channels: int = 32  # Channels of the network's first level.
+    channel_mults: tuple[int, ...] = (1, 2)  # Channels of each level, in multiples of base_channels.
+    num_res_blocks: int = 1  # Residual blocks a level.
+    attention_resolutions: tuple[int, ...] | None = None  # Feature map sides with attention; None: the smallest.
+    heads: int = 1  # Attention heads.
+    groups: int = 8  # Groups of the group normalisation.
+    dropout: float = 0.0  # Share of activations dropped in each residual block.
+    patch_size: int = 2  # Side of the squares of pixels folded into channels, for speed.
+    conditional: bool | None = None  # Whether the network learns the labels; None means where the data have any.
+    label_dropout: float = 0.1  # Share of labels hidden, so that the network also learns to do without.
+    seed: int = 0  # Fixes the weights at the start, the order of images, times and noise.
+    device: str = "auto"  # auto, cpu, cuda, mps, or a device such as cuda:1.
+    log_every: int = 50  # Updates from one line of metrics.jsonl to the next.
+    save_every: int = 1000  # Updates from one checkpoint to the next.
+    keep: int = 2  # Checkpoints kept, 2 or more.
+    samples: int = 64  # Images in samples.png at the end.
+    sample_steps: int = 50  # Steps of the sampler for them.
+    resume: bool = False  # Go on from the newest checkpoint in the run folder.
 
     def __post_init__(self):
         _check_config(self)

@@ -184,7 +184,7 @@ def _build_levels(c: UNetConfig, emb_dim: int) -> tuple[nn.ModuleList, nn.Module
         up.append(layers)
     return down, up
 
-# %% ../nbs/07_unet.ipynb #f8cf76fc
+# %% ../nbs/07_unet.ipynb #b867a8fd
 class UNet(nn.Module):
     """
     The network of Ho et al. 2020, built from a `UNetConfig`.
@@ -227,10 +227,8 @@ class UNet(nn.Module):
     def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         "Time, and the label where the network knows labels, as one vector an image: (B, emb_dim)."
         emb = self.time_embedding(t)
-        if self.config.num_classes is None:
-            return emb
-        y = torch.full_like(t, self.config.num_classes) if y is None else y
-        return emb + self.label_embedding(y)
+        if self.config.num_classes is None: return emb
+        return emb + self.label_embedding(torch.full_like(t, self.config.num_classes) if y is None else y)
 
 # %% ../nbs/07_unet.ipynb #66b07b85
 def _check_input(c: UNetConfig, x: Tensor, t: Tensor, y: Tensor | None, x0_prev: Tensor | None) -> None:
