@@ -5,16 +5,23 @@
 
 Progress bars are off, warnings on stderr are an error (a reader should not see them), and outputs that only mean
 something with a kernel (widgets) are left out: a static figure stands beside each. Running it twice changes nothing.
+The entries that the chapters write to the ledger of equations are merged into nbs/appendix/ledger.json, and the
+ledger's own notebook, which prints them, is run last.
 """
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
+from ddpm_course.ledger import equation_order, find_equations, read_ledger
+
 ROOT = Path(__file__).parent.parent
+LEDGER = ROOT / "nbs" / "appendix" / "ledger.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -43,14 +50,30 @@ def refresh(path: Path) -> None:
     nbformat.write(notebook, path)  # the cells are shared with `run`
 
 
+def merge_ledger(fresh: Path) -> None:
+    "Fresh entries replace those of the chapters that ran; entries of equations that no longer exist go."
+    new, file = read_ledger(fresh), LEDGER.with_suffix(".json")
+    ran = {entry["equation"].split(".")[0] for entry in new}
+    old = [entry for entry in read_ledger(file) if entry["equation"].split(".")[0] not in ran]
+    places = find_equations(ROOT / "nbs")
+    entries = sorted((entry for entry in old + new if entry["equation"] in places), key=equation_order)
+    file.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main(paths: list[str]) -> None:
     os.environ.update(TQDM_DISABLE="1", PYTHONHASHSEED="0")
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     chapters = [Path(p) for p in paths] or sorted(
         p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
-    for path in chapters:
-        print(path.name, flush=True)
-        refresh(path)
+    chapters = [p for p in chapters if p.resolve() != LEDGER]
+    with tempfile.TemporaryDirectory() as fresh:
+        os.environ["DDPM_COURSE_LEDGER"] = fresh
+        for path in [*chapters, LEDGER]:
+            print(path.name, flush=True)
+            if path == LEDGER:
+                merge_ledger(Path(fresh))
+            refresh(path)
+        merge_ledger(Path(fresh))  # the ledger's notebook has an equation of its own
     subprocess.run(["nbdev_clean"], check=True, cwd=ROOT)
 
 

@@ -1,12 +1,15 @@
 """What holds for the project as a whole: the front page, the table of contents, the shape of the notebooks."""
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ddpm_course.ledger import find_equations, read_ledger
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -50,7 +53,7 @@ def test_the_shape_of_a_chapter(path):
     prose = "\n".join(re.sub(r"```.*?```", "", s, flags=re.S) for kind, s in sources if kind == "markdown")
     assert len(re.findall(r"^# \S", prose, re.M)) == 1, "one first-level heading"
     assert re.search(r"^# .+\n+> .+", prose), "a one-line summary under the title"
-    tags = re.findall(r"\\tag\{([\d.]+)\}", prose)
+    tags = re.findall(r"\\tag\{([\w.]+)\}", prose)
     assert len(tags) == len(set(tags)), "an equation number is used twice"
     assert not re.search(r"!\[\]\(", prose), "a picture without alt text"
     for kind, source in sources:
@@ -69,3 +72,23 @@ def test_saved_outputs_are_there_and_clean(path):
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
     if any("print(" in "".join(c["source"]) for c in code):
         assert outputs, "a reader on a page without a kernel would see nothing; run scripts/refresh.py"
+
+
+def test_every_equation_has_its_entry_in_the_ledger():
+    equations = set(find_equations(ROOT / "nbs"))
+    committed = read_ledger(ROOT / "nbs" / "appendix" / "ledger.json")
+    assert {e["equation"] for e in committed} == equations, "run scripts/refresh.py"
+    for entry in committed:
+        assert entry["compared"] > 0 and entry["error"] <= entry["allowed"]
+        if entry["symbol"]:  # the code that the table names exists
+            module, *names = entry["symbol"].split(".")
+            found = importlib.import_module(f"ddpm_course.{module}")
+            for name in names:
+                found = getattr(found, name)
+
+
+@pytest.mark.skipif("DDPM_COURSE_LEDGER" not in os.environ, reason="the notebooks were not run beside this")
+def test_the_notebooks_of_this_run_checked_every_equation():
+    fresh = read_ledger(os.environ["DDPM_COURSE_LEDGER"])
+    committed = read_ledger(ROOT / "nbs" / "appendix" / "ledger.json")
+    assert [(e["equation"], e["claim"]) for e in fresh] == [(e["equation"], e["claim"]) for e in committed]
