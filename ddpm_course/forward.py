@@ -60,8 +60,8 @@ def _tables(betas: Tensor) -> dict[str, Tensor]:
     }
 
 # %% ../nbs/02_forward_process.ipynb #9225dd40
-def _check_t(t: int | Tensor, like: Tensor) -> None:
-    "Refuse a `t` that would silently pick a wrong level from the table `like`."
+def _check_t(t: int | Tensor, like: Tensor, lowest: int = -1) -> None:
+    "Refuse a `t` that would silently pick a wrong level from the table `like`: below `lowest`, or T and more."
     if isinstance(t, bool) or not isinstance(t, (int, Tensor)):
         raise TypeError(f"t is {t!r}, expected an int or an int64 tensor")
     if isinstance(t, Tensor):
@@ -72,8 +72,9 @@ def _check_t(t: int | Tensor, like: Tensor) -> None:
         if t.device.type != "cpu" or t.numel() == 0:
             return  # reading values back from a GPU would make every training step wait for it
     low, high = (t, t) if isinstance(t, int) else (int(t.min()), int(t.max()))
-    if low < -1 or high >= len(like):
-        raise ValueError(f"t is {low if low < -1 else high}, expected -1 (the clean image) to {len(like) - 1}")
+    if low < lowest or high >= len(like):
+        first = "-1 (the clean image)" if lowest == -1 else "0 (the first step)"
+        raise ValueError(f"t is {low if low < lowest else high}, expected {first} to {len(like) - 1}")
 
 # %% ../nbs/02_forward_process.ipynb #efb05d0a
 def per_sample(c: Tensor, x: Tensor) -> Tensor:
@@ -86,7 +87,8 @@ def per_sample(c: Tensor, x: Tensor) -> Tensor:
     if c.ndim == 0:
         return c
     if c.ndim != 1 or c.shape[0] != x.shape[0]:
-        raise ValueError(f"one coefficient per sample is needed: got shape {tuple(c.shape)}, expected ({x.shape[0]},)")
+        raise ValueError(f"t, or the coefficient that belongs to it, has shape {tuple(c.shape)}, expected () or "
+                         f"({x.shape[0]},), one for each image")
     return c.reshape(-1, *[1] * (x.ndim - 1))
 
 # %% ../nbs/02_forward_process.ipynb #241d87cb
@@ -176,6 +178,11 @@ def _noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     x = _float(x)
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
+def _check_shape(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
+    "Refuse what torch would silently stretch, such as one number for each image where images belong."
+    if x.shape != like.shape:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected that of {like_name}, {tuple(like.shape)}")
+
 # %% ../nbs/02_forward_process.ipynb #f333fc7b
 class NoiseSchedule(_Levels):
     """
@@ -184,26 +191,26 @@ class NoiseSchedule(_Levels):
     `betas`: (T,), the variance each step adds, in (0, 1]; only the last may be 1. Tables are computed in float64 and
     kept as float32 buffers that follow `.to(device)`, ignore `.half()` and stay out of `state_dict`. Code index `t`
     in 0..T-1 is step t+1 of the paper, -1 the clean image; it is an int or int64 (B,). Images are (B, ...) float.
-    `ValueError` for betas or `t` out of range, `TypeError` for a `t` that is no integer or images that are.
+    `ValueError` for betas, `t` or shapes that do not fit, `TypeError` for a `t` that is no integer or images that are.
     """
     def q_step(self, x: Tensor, t: int | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        "A draw from q(x_t | x_{t-1}) (equation 2.1): `x` at level t-1 moves to level `t`. Shape and dtype of `x`."
-        self.alpha_bar(t)  # checks t
+        "A draw from q(x_t | x_{t-1}) (equation 2.1): `x` at level t-1 moves to level `t`, 0..T-1. float32 or better."
+        _check_t(t, self.betas, lowest=0)
         beta = per_sample(self.betas[t], x)
-        return (1 - beta).sqrt() * x + beta.sqrt() * _noise_like(x, generator)
+        return (1 - beta).sqrt() * _float(x) + beta.sqrt() * _noise_like(x, generator)
 
     def q_sample(self, x0: Tensor, t: int | Tensor, noise: Tensor | None = None, *,
                  generator: torch.Generator | None = None) -> Tensor:
         "A draw from q(x_t | x0) (equation 2.7), with `noise` (shape of `x0`) where given. float32 or better."
         noise = _noise_like(x0, generator) if noise is None else noise
-        if noise.shape != x0.shape:
-            raise ValueError(f"noise has shape {tuple(noise.shape)}, expected that of x0, {tuple(x0.shape)}")
+        _check_shape("noise", noise, "x0", x0)
         signal, sigma = per_sample(self.alpha_bar(t).sqrt(), x0), per_sample(self.one_minus_alpha_bar(t).sqrt(), x0)
         return signal * _float(x0) + sigma * _float(noise)
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: int | Tensor) -> Gaussian:
-        "q(x_{t-1} | x_t, x0) (equations 2.9, 2.10). Its variance is 0 at `t = 0`."
-        self.alpha_bar(t)  # checks t
+        "q(x_{t-1} | x_t, x0) (equations 2.9, 2.10) for `t` in 0..T-1. Its variance is 0 at `t = 0`."
+        _check_t(t, self.betas, lowest=0)
+        _check_shape("x0", x0, "x_t", x_t)
         coef1, coef2 = (per_sample(c[t], x_t) for c in (self.posterior_mean_coef1, self.posterior_mean_coef2))
         return Gaussian(coef1 * _float(x0) + coef2 * _float(x_t), per_sample(self.posterior_variance[t], x_t))
 
@@ -220,8 +227,10 @@ def prediction_target(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: int
     """
     What a network that predicts `prediction` ("eps", "x0" or "v") should answer at level `t` (equation 2.13 for v).
 
-    `x0`, `noise`: (B, ...). Returns the same shape, float32.
+    `x0`, `noise`: (B, ...). Returns the same shape, float32 or better.
     """
+    _check_shape("noise", noise, "x0", x0)
+    x0, noise = _float(x0), _float(noise)
     if prediction == "eps":
         return noise
     if prediction == "x0":
@@ -239,6 +248,7 @@ def denoised_from(schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: int |
     `output`: the quantity that `prediction` names, of the shape of `x_t`. Returns float32. At zero terminal SNR `eps`
     says nothing about the image, and at `t = -1` `x0` nothing about the noise: those answers hold inf or NaN.
     """
+    _check_shape("output", output, "x_t", x_t)
     signal, sigma = (per_sample(c.sqrt(), x_t) for c in (schedule.alpha_bar(t), schedule.one_minus_alpha_bar(t)))
     output, x_t = _float(output), _float(x_t)
     if prediction == "eps":

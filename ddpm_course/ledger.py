@@ -41,7 +41,8 @@ class Comparison:
 
 
 def _numbers(x) -> Tensor:
-    return torch.as_tensor(x).detach().cpu().double()
+    x = x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)  # by default 0.1 would become a float32
+    return x.detach().cpu().double()
 
 # %% ../nbs/appendix/ledger.ipynb #68b2715d
 class Equation:
@@ -62,8 +63,10 @@ class Equation:
         error = errors.flatten()[worst].item()
         if error > allowed:
             got, expected = (x.expand(errors.shape).flatten()[worst].item() for x in (got, expected))
-            raise AssertionError(f"({self.number}) {self.claim}: number {worst} of {errors.numel()} is {got:.6g}, expected "
-                                 f"{expected:.6g}; off by {error:.3g} {unit}, allowed {allowed:.3g}")
+            raise AssertionError(
+                f"({self.number}) {self.claim}: number {worst} of {errors.numel()} is {got:.6g}, expected "
+                f"{expected:.6g}; off by {error:.3g} {unit}, allowed {allowed:.3g}"
+            )
         self.comparisons.append(Comparison(how, errors.numel(), error, allowed, unit))
 
     def _pair(self, got, expected) -> tuple[Tensor, Tensor]:
@@ -150,6 +153,8 @@ def _result(entry: dict) -> str:
     numbers = f"{entry['compared']:,} number{'s' * (entry['compared'] > 1)}, {entry['how']}"
     if entry["unit"] in ("exact", "violations"):
         return numbers
+    if entry["error"] == entry["allowed"] == 0:
+        return f"{numbers}, equal to the bit"
     if entry["unit"] == "standard errors":
         return f"{numbers}, off by {entry['error']:.1f} of {entry['allowed']:.1f} standard errors allowed"
     return f"{numbers}, {entry['unit']} error {entry['error']:.1e} of {entry['allowed']:.0e} allowed"

@@ -19,12 +19,16 @@ def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float = 0.999) -> Tensor:
     """
     The betas that lead through the levels `alpha_bar`: `1 - alpha_bar[i+1] / alpha_bar[i]`, at most `max_beta` (5.2).
 
-    `alpha_bar`: (T+1,) falling, starting with the clean image's 1. Returns float64 (T,).
+    `alpha_bar`: (T+1,), from the clean image's 1 falling to 0 or more. Returns float64 (T,). `ValueError` otherwise.
     """
     alpha_bar = alpha_bar.double()
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or alpha_bar[0] != 1:
         raise ValueError(f"alpha_bar has shape {tuple(alpha_bar.shape)} and starts with "
                          f"{alpha_bar.flatten()[:1].tolist()}, expected (T+1,) starting with 1, the clean image")
+    if not (alpha_bar.diff() < 0).all() or alpha_bar[-1] < 0:
+        i = int((~(alpha_bar.diff() < 0) | (alpha_bar[1:] < 0)).nonzero()[0])
+        raise ValueError(f"alpha_bar goes from {alpha_bar[i]:.6g} to {alpha_bar[i + 1]:.6g} at step {i}, "
+                         f"expected it to fall at every step, to 0 or more")
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 # %% ../nbs/05_schedules.ipynb #27c13ecb
@@ -70,9 +74,10 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     """
     Shift and stretch sqrt(alpha-bar) so that the last level is pure noise (equation 5.6; Lin et al. 2024, algorithm 1).
 
-    `betas`: (T,). Returns float64 (T,) whose last entry is exactly 1. Use it with v- or x0-prediction.
+    `betas`: (T,), as `NoiseSchedule` takes them. Returns float64 (T,) whose last entry is exactly 1. Use it with v- or
+    x0-prediction.
     """
-    root = (1 - betas.double()).cumprod(0).sqrt()
+    root = (1 - NoiseSchedule(betas).exact_betas).cumprod(0).sqrt()  # the schedule refuses bad betas
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     rescaled = 1 - torch.cat([root[:1], root[1:] / root[:-1]]) ** 2
     rescaled[-1] = 1.0

@@ -55,13 +55,15 @@ def write_json(path: str | Path, content: Mapping) -> None:
     "Write a JSON file atomically."
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
-def read_json(path: str | Path) -> dict:
-    "Read a JSON file. `ValueError` that names the file where it is missing or broken."
+def read_json(path: str | Path, max_bytes: int = 100_000_000) -> dict:
+    "Read a JSON file. `ValueError` that names the file where it is missing, broken, or larger than `max_bytes`."
+    if not Path(path).is_file():
+        raise ValueError(f"{str(path)!r} does not exist")
+    if (size := os.path.getsize(path)) > max_bytes:
+        raise ValueError(f"{str(path)!r} has {size:,} bytes, expected at most {max_bytes:,}")
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{str(path)!r} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits; nested too deep
         raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} holds a {type(content).__name__}, expected a JSON object")
@@ -73,9 +75,9 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 # %% ../nbs/appendix/storage.ipynb #b86e4e46
-def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    "Named tensors in the safetensors format."
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    "Named tensors in the safetensors format, with a few words about them in the file's header where given."
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 def tensors_from_bytes(content: bytes, source: str) -> dict[str, Tensor]:
     "Read safetensors; `ValueError` that names `source` for anything else, such as a pickle. No code is run."
@@ -86,7 +88,7 @@ def tensors_from_bytes(content: bytes, source: str) -> dict[str, Tensor]:
 
 # %% ../nbs/appendix/storage.ipynb #6965e874
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
-    "`ValueError` unless both have the same names and shapes and all numbers found are finite."
+    "`ValueError` unless both have the same names, shapes and kinds of numbers, and all numbers found are finite."
     if missing := sorted(expected.keys() - found.keys()):
         raise ValueError(f"{source} lacks {len(missing)} tensors, the first: {missing[0]!r}")
     if extra := sorted(found.keys() - expected.keys()):
@@ -95,16 +97,20 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], s
         if tensor.shape != expected[name].shape:
             raise ValueError(f"{source}: {name!r} has shape {tuple(tensor.shape)}, "
                              f"expected {tuple(expected[name].shape)}")
-        if not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            kind = "floating point" if expected[name].is_floating_point() else "whole numbers"
+            raise ValueError(f"{source}: {name!r} is {tensor.dtype}, expected {kind}")
+        if not torch.isfinite(tensor.float() if tensor.is_floating_point() else tensor).all():
             raise ValueError(f"{source}: {name!r} holds NaN or infinite values")
 
 # %% ../nbs/appendix/storage.ipynb #92e3ea5c
 MANIFEST = "config.json"
 
-def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mapping) -> None:
+def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mapping | None) -> None:
     """
     Write a whole folder at once: all `files`, and `manifest` as config.json with the fingerprint of each.
 
+    A file's name may lead through subfolders ("unet/config.json"). Without `manifest` there is no list of fingerprints.
     Everything is written into a hidden folder next to it, which is then renamed; a `folder` that is there is replaced.
     """
     folder = Path(folder)
@@ -114,8 +120,10 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mappi
     temporary.mkdir()
     try:
         for name, content in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(temporary / name, content)
-        write_json(temporary / MANIFEST, {**manifest, "files": {n: sha256(c) for n, c in files.items()}})
+        if manifest is not None:
+            write_json(temporary / MANIFEST, {**manifest, "files": {n: sha256(c) for n, c in files.items()}})
         if folder.exists():
             old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)

@@ -36,7 +36,8 @@ def refresh(path: Path) -> None:
     for cell in run.cells:
         cell.outputs = []
     folder = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(run, timeout=600, kernel_name="python3", resources=folder).execute()
+    NotebookClient(run, timeout=600, kernel_name="python3", resources=folder, coalesce_streams=True).execute()
+    notebook.metadata.pop("widgets", None)  # their state, under random names
     for cell in run.cells:
         for output in cell.outputs:
             if output.get("name") == "stderr":
