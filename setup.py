@@ -8,7 +8,7 @@ here = Path(__file__).parent
 settings = ConfigParser(delimiters=["="])
 settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
-course = cfg["course_requirements"].split()
+course, diffusers = cfg["course_requirements"].split(), cfg["diffusers_requirements"].split()
 
 setup(
     name=cfg["lib_name"],
@@ -33,7 +33,8 @@ setup(
     package_data={cfg["lib_path"]: ["assets/**/*"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"course": course, "dev": course + cfg["dev_requirements"].split()},
+    extras_require={"course": course, "diffusers": diffusers,
+                    "dev": course + diffusers + cfg["dev_requirements"].split()},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],

@@ -19,7 +19,7 @@ from digit_classifier import load, summary
 
 from ddpm_course.data import load_digits
 from ddpm_course.ddim import ddim_sample
-from ddpm_course.train import TrainConfig, TrainState, train_step
+from ddpm_course.train import TrainConfig, TrainState, batch_index, train_step
 
 RESULTS = Path(__file__).parent / "results" / "recipe_search.jsonl"
 VARIANTS = {
@@ -50,7 +50,8 @@ def run(name: str, seconds: float) -> dict:
         # train_step sets the learning rate from step / steps: guess `steps` anew from the speed so far
         guess = max(state.step + 1, round((state.step + 1) * seconds / max(elapsed, 1e-3)))
         config = dataclasses.replace(config, steps=guess if state.step > 20 else 10**6)
-        losses.append(train_step(state, data, config).item())
+        batch = data.batch(batch_index(len(data), config.batch_size, state.step, config.seed))
+        losses.append(train_step(state, batch, config).item())
     y = None if config.conditional is False else torch.arange(256) % 10
     row = {"variant": name, "seconds": seconds, "steps": state.step, "images": state.step * config.batch_size,
            "parameters": sum(p.numel() for p in state.denoiser.model.parameters()), "loss": sum(losses[-200:]) / 200}

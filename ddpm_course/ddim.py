@@ -10,28 +10,30 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .ddpm import Sampling, Step, eval_mode, run_sampler
 from .schedules import time_pairs
 
-# %% ../nbs/09_ddim_sampling.ipynb #84bf8dbb
+# %% ../nbs/09_ddim_sampling.ipynb #ba8dad95
 def ddim_coefficients(now: tuple[float, float], prev: tuple[float, float], eta: float) -> tuple[float, float]:
     """
-    What one move puts in front of eps and of the fresh noise (equations 9.1, 9.2): two standard deviations.
+    What one move puts in front of eps and of the fresh noise (equations 9.1, 9.3): two standard deviations.
 
     `now`, `prev`: `schedule.scales` of the level the move leaves and of the one it reaches.
     """
     (a, s), (a_prev, s_prev) = now, prev
-    variance = eta**2 * s_prev**2 / s**2 * (s**2 - s_prev**2) / a_prev**2
-    return (s_prev**2 - variance) ** 0.5, variance**0.5
+    kept = (a * s_prev / (a_prev * s)) ** 2           # share of the noise that DDPM keeps (equation 9.4)
+    replaced = (s**2 - s_prev**2) / (a_prev * s) ** 2  # and the share that it replaces: they add up to 1
+    return s_prev * (kept + (1 - eta**2) * replaced) ** 0.5, eta * s_prev * replaced**0.5
 
-# %% ../nbs/09_ddim_sampling.ipynb #9beba3f6
+# %% ../nbs/09_ddim_sampling.ipynb #a2fbdf3c
 @torch.inference_mode()
 def ddim_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, eta: float = 0.0, spacing: str = "trailing", y=None,
                seed: int | None = None, seeds: Sequence[int] | None = None, generator: torch.Generator | None = None,
                clip="denoiser") -> Iterator[Step]:
     """
-    DDIM sampling (Song et al. 2021, equation 12), one `Step` at a time; the last step's `x0` is the image.
+    DDIM sampling (equation 9.1; Song et al. 2021, equation 12), one `Step` at a time; the last `x0` is the image.
 
     `eta` from 0 (no fresh noise) to 1 (as much as DDPM adds). Other arguments as in `Sampling` and `time_pairs`.
     """
@@ -41,12 +43,13 @@ def ddim_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, eta: float = 0
     x, scales = run.x, run.schedule.scales
     with eval_mode(denoiser):
         for t, t_prev in time_pairs(run.schedule.num_timesteps, steps, spacing, schedule=run.schedule):
-            x0, eps = run.estimate(x, t)
+            x0 = run.guess(x, t)
             yield Step(t, x, x0)
             if t_prev >= 0:
-                direction, sigma = ddim_coefficients(scales(t), scales(t_prev), eta)
-                x = scales(t_prev)[0] * x0 + direction * eps
-                x = x + sigma * run.draw() if sigma else x
+                (a, s), a_prev = scales(t), scales(t_prev)[0]
+                old, new = ddim_coefficients(scales(t), scales(t_prev), eta)
+                x = (x0 * (a_prev - old * a / s)).add_(x, alpha=old / s)  # with eps = (x - a x0) / s, clipped or not
+                x = x.add_(run.draw(), alpha=new) if new else x
 
 # %% ../nbs/09_ddim_sampling.ipynb #5dba3b56
 def ddim_sample(denoiser, noise_or_n: Tensor | int, *, steps: int, progress: bool = True, **options) -> Tensor:
@@ -57,34 +60,37 @@ def ddim_sample(denoiser, noise_or_n: Tensor | int, *, steps: int, progress: boo
     """
     return run_sampler(ddim_steps(denoiser, noise_or_n, steps=steps, **options), steps, progress)
 
-# %% ../nbs/09_ddim_sampling.ipynb #2d5ee19b
+# %% ../nbs/09_ddim_sampling.ipynb #aaf33eda
 @torch.inference_mode()
-def ddim_invert(denoiser, x0: Tensor, *, steps: int, spacing: str = "trailing", y=None) -> Tensor:
+def ddim_invert(denoiser, x0: Tensor, *, steps: int, spacing: str = "trailing", y=None, progress: bool = True) -> Tensor:
     """
-    The noise from which DDIM with eta = 0 would (nearly) draw `x0`: the same moves, walked backwards, not clipped.
+    The noise from which DDIM with eta = 0 would (nearly) draw `x0`: the same moves, walked backwards (equation 9.8).
 
-    `x0`: float (B, C, H, W) in the range of images. Returns the same shape at the noisiest level, after `steps` calls.
-    Each move uses the eps of the level it leaves, and the first, from the clean image, asks the network at level 0.
+    `x0`: float (B, C, H, W) in the range of images. Returns the same shape at the noisiest level, after `steps` calls;
+    nothing is clipped. Each move uses the eps of the level it leaves; the first, from the clean image, that of level 0.
     """
     run = Sampling(denoiser, x0, y=y, clip=None)
+    pairs = time_pairs(run.schedule.num_timesteps, steps, spacing, schedule=run.schedule)[::-1]
     x, scales = run.x, run.schedule.scales
     with eval_mode(denoiser):
-        for t_to, t_from in reversed(time_pairs(run.schedule.num_timesteps, steps, spacing, schedule=run.schedule)):
+        for t_to, t_from in tqdm(pairs, disable=not progress, leave=False, desc="inverting"):
             eps = run.estimate(x, max(t_from, 0)).eps
             (a, s), (a_to, s_to) = scales(t_from), scales(t_to)
-            x = a_to * (x - s * eps) / a + s_to * eps
+            x = ((x - s * eps) * (a_to / a)).add_(eps, alpha=s_to)
     return x
 
-# %% ../nbs/09_ddim_sampling.ipynb #21cb46d4
+# %% ../nbs/09_ddim_sampling.ipynb #59b9a587
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     """
-    Spherical interpolation of noises: `weight` 0 is `a`, 1 is `b`, and in between the length stays that of noise.
+    Spherical interpolation of noises (equation 9.10): `weight` 0 is `a`, 1 is `b`, in between the length stays.
 
-    `a`, `b`: (B, ...); each sample is interpolated along the arc between its two ends. Where the two point the same
-    way (or exactly opposite ways) the straight line is used.
+    `a`, `b`: (B, ...) of one shape; each sample moves along the arc between its two ends. Where the two point the same
+    way, or exactly opposite ways, or one has length 0, the straight line is used.
     """
+    if a.shape != b.shape:
+        raise ValueError(f"a has shape {tuple(a.shape)} and b {tuple(b.shape)}, expected one shape")
     u, v = a.flatten(1), b.flatten(1)
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
     angle = cosine.clamp(-1, 1).acos().view(-1, *[1] * (a.ndim - 1))
     arc = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
-    return torch.where(angle.sin().abs() < 1e-4, torch.lerp(a, b, weight), arc)
+    return torch.where(angle.sin() > 1e-4, arc, torch.lerp(a, b, weight))  # also where the angle is NaN

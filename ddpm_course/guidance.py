@@ -6,46 +6,58 @@
 __all__ = ['Guided', 'with_guidance']
 
 # %% ../nbs/13_guidance.ipynb #43dba0e5
-from torch import Tensor
+from torch import Tensor, nn
 
-from .forward import Denoised
+from .forward import Denoised, per_sample
 
-# %% ../nbs/13_guidance.ipynb #fc988d3e
-class Guided:
-    "A denoiser that follows labels more strictly than the one it asks (equation 13.3). Made by `with_guidance`."
-    def __init__(self, denoiser, scale: float):
-        self.denoiser, self.scale = denoiser, scale
+# %% ../nbs/13_guidance.ipynb #640b7acd
+def _rescaled(guided: Denoised, target: Tensor, share: float, ratio: Tensor | float) -> Denoised:
+    "Equation 13.5: `guided.x0` with its contrast moved towards that of `target`; `ratio` is signal over sigma."
+    spread = [x.flatten(1).std(1) for x in (target, guided.x0)]
+    factor = per_sample(share * spread[0] / spread[1] + 1 - share, guided.x0)
+    return Denoised(factor * guided.x0, guided.eps + ratio * (1 - factor) * guided.x0)
+
+# %% ../nbs/13_guidance.ipynb #9371d615
+class Guided(nn.Module):
+    """
+    A denoiser that follows labels more strictly than the one it asks (equation 13.4). Made by `with_guidance`.
+
+    `guided(x_t, t, y)` answers as the denoiser does, with `Denoised(x0, eps)`; `y` int64 (B,) must be given. Where the
+    denoiser holds a network, `train()`, `eval()` and `to()` reach it.
+    """
+    def __init__(self, denoiser, scale: float, rescale: float = 0.0):
+        super().__init__()
+        self.denoiser, self.scale, self.rescale = denoiser, scale, rescale
         self.schedule, self.shape, self.clip = denoiser.schedule, denoiser.shape, denoiser.clip
         self.self_conditioning = getattr(denoiser, "self_conditioning", False)
+        self.training = getattr(denoiser, "training", False)  # as the denoiser is; train() and eval() change both
 
-    training = property(lambda self: getattr(self.denoiser, "training", False))
-
-    def train(self, mode: bool = True):
-        self.denoiser.train(mode)
-        return self
-
-    def eval(self):
-        return self.train(False)
-
-    def __call__(self, x_t: Tensor, t, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:
         if y is None:
             raise ValueError("y is None, expected labels: guidance compares an answer with labels to one without")
         extra = {} if x0_prev is None else {"x0_prev": x0_prev}
         conditional, plain = self.denoiser(x_t, t, y, **extra), self.denoiser(x_t, t, None, **extra)
-        return Denoised(*(p + self.scale * (c - p) for c, p in zip(conditional, plain)))
+        guided = Denoised(*(p + self.scale * (c - p) for c, p in zip(conditional, plain)))
+        if not self.rescale:
+            return guided
+        return _rescaled(guided, conditional.x0, self.rescale, per_sample(self.schedule.snr(t).sqrt(), x_t))
 
-# %% ../nbs/13_guidance.ipynb #01e0ac86
-def with_guidance(denoiser, scale: float) -> Guided:
+# %% ../nbs/13_guidance.ipynb #acdd00af
+def with_guidance(denoiser, scale: float, *, rescale: float = 0.0) -> Guided:
     """
-    The same denoiser, guided: at scale 0 labels are ignored, at 1 followed as learned, above 1 more strictly.
+    The same denoiser, guided (equation 13.4): at scale 0 labels are ignored, at 1 followed as learned, above 1 more.
 
-    The paper's strength w is `scale - 1`. Each call asks the network twice, with labels and without, so give the
-    sampler labels. `ValueError` for a negative scale or a model that does not know both labels and "no label".
+    The paper's strength w is `scale - 1`. `rescale`: share, 0 to 1, of the contrast that is taken back (equation 13.5).
+    Each call asks the network twice, with labels and without, so give the sampler labels. `ValueError` for a scale
+    below 0, a rescale outside 0..1, a denoiser that is guided already, or a model that does not know both labels and
+    "no label". Sources: Ho and Salimans 2022, equation 6; Lin et al. 2024, equations 15 and 16.
     """
-    if scale < 0:
-        raise ValueError(f"scale is {scale}, expected 0 or more")
+    if not scale >= 0 or not 0 <= rescale <= 1:
+        raise ValueError(f"scale is {scale} and rescale is {rescale}, expected 0 or more and 0 to 1")
+    if isinstance(denoiser, Guided):
+        raise ValueError(f"this denoiser is guided already, with scale {denoiser.scale}; expected one that is not")
     config = getattr(getattr(denoiser, "model", None), "config", None)
     if config is not None and (config.num_classes is None or not config.null_label):
         missing = "labels" if config.num_classes is None else "'no label' (train with label_dropout above 0)"
         raise ValueError(f"this model does not know {missing}, expected one trained with and without labels")
-    return Guided(denoiser, scale)
+    return Guided(denoiser, scale, rescale)

@@ -48,27 +48,37 @@ class UNetConfig:
         return [self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mults))]
 
 # %% ../nbs/07_unet.ipynb #07ce4a99
-def _check_config(c: UNetConfig) -> None:
-    "Refuse what cannot be built, naming the value and what was expected."
-    for name in ("attention_resolutions", "channel_mults"):  # JSON gives lists
-        object.__setattr__(c, name, tuple(getattr(c, name)))
-    for name in ("image_size", "image_channels", "num_res_blocks", "heads", "groups", "patch_size"):
-        if getattr(c, name) < 1:
-            raise ValueError(f"{name} is {getattr(c, name)}, expected 1 or more")
-    if c.base_channels < 4:  # the time embedding has that many numbers
-        raise ValueError(f"base_channels is {c.base_channels}, expected 4 or more")
-    if not c.channel_mults or min(c.channel_mults) < 1:
+def _check_numbers(c: UNetConfig) -> None:
+    "Refuse what is not a number of the right kind, naming the value and what was expected."
+    for name in ("attention_resolutions", "channel_mults"):
+        if not isinstance(getattr(c, name), (tuple, list)):
+            raise ValueError(f"{name} is {getattr(c, name)!r}, expected a tuple of whole numbers")
+        object.__setattr__(c, name, tuple(getattr(c, name)))  # JSON gives lists
+    whole = lambda value, least: isinstance(value, int) and not isinstance(value, bool) and value >= least
+    least = dict(image_size=1, image_channels=1, num_res_blocks=1, heads=1, groups=1, patch_size=1, base_channels=4)
+    for name, at_least in least.items():  # base_channels: the time embedding has that many numbers
+        if not whole(getattr(c, name), at_least):
+            raise ValueError(f"{name} is {getattr(c, name)!r}, expected a whole number of {at_least} or more")
+    if not c.channel_mults or not all(whole(m, 1) for m in c.channel_mults):
         raise ValueError(f"channel_mults is {c.channel_mults}, expected one whole number of 1 or more a level")
-    if c.num_classes is not None and c.num_classes < 1:
-        raise ValueError(f"num_classes is {c.num_classes}, expected None or 1 or more")
-    if not 0 <= c.dropout < 1:
-        raise ValueError(f"dropout is {c.dropout}, expected 0 up to but not including 1")
+    if c.num_classes is not None and not whole(c.num_classes, 1):
+        raise ValueError(f"num_classes is {c.num_classes!r}, expected None or a whole number of 1 or more")
+    if not isinstance(c.dropout, (int, float)) or not 0 <= c.dropout < 1:
+        raise ValueError(f"dropout is {c.dropout!r}, expected 0 up to but not including 1")
+    for name in ("null_label", "self_conditioning"):
+        if not isinstance(getattr(c, name), bool):
+            raise ValueError(f"{name} is {getattr(c, name)!r}, expected True or False")
+
+# %% ../nbs/07_unet.ipynb #b1907389
+def _check_config(c: UNetConfig) -> None:
+    "Refuse numbers that do not fit together."
+    _check_numbers(c)
     divisor = c.patch_size * 2 ** (len(c.channel_mults) - 1)
     if c.image_size % divisor:
         raise ValueError(f"image_size is {c.image_size}, expected a multiple of {divisor} "
                          f"(patch_size {c.patch_size}, halved {len(c.channel_mults) - 1} times)")
     if unknown := set(c.attention_resolutions) - set(c.resolutions):
-        raise ValueError(f"attention_resolutions has {sorted(unknown)}, expected some of {c.resolutions}, "
+        raise ValueError(f"attention_resolutions has {sorted(unknown, key=str)}, expected some of {c.resolutions}, "
                          f"the resolutions that occur")
     for mult in (1, *c.channel_mults):  # 1: what the first convolution gives
         for divides, what in ((c.groups, "groups"), (c.heads, "heads")):
@@ -121,9 +131,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2)                        # (B, H*W, C)
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, H*W, C)
         qkv = self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                    # each (B, heads, H*W, C/heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, H*W, C/heads)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         return x + self.out(mixed).transpose(1, 2).view(B, C, H, W)
 
@@ -236,6 +246,8 @@ def _check_input(c: UNetConfig, x: Tensor, t: Tensor, y: Tensor | None, x0_prev:
     if x.ndim != 4 or x.shape[1] != c.image_channels or x.shape[2] % divisor or x.shape[3] % divisor:
         raise ValueError(f"images have shape {tuple(x.shape)}, expected (B, {c.image_channels}, H, W) with H and W "
                          f"multiples of {divisor}")
+    if not x.is_floating_point():
+        raise TypeError(f"images are {x.dtype}, expected floating point numbers in the range of the model")
     if t.shape != x.shape[:1]:
         raise ValueError(f"t has shape {tuple(t.shape)}, expected ({len(x)},), one level for each image")
     if x0_prev is not None and (not c.self_conditioning or x0_prev.shape != x.shape):

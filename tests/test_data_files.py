@@ -1,0 +1,274 @@
+"""Folders of real files: every format and mode, what cannot be read, sets too large for memory, named data sets."""
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_course import data as data_module
+from ddpm_course.cli import main
+from ddpm_course.data import ImageFiles, batches, fingerprint, hold_out, load_images
+from ddpm_course.hub import checkpoints, load_pretrained
+from ddpm_course.train import TrainConfig, train
+
+skimage_data = pytest.importorskip("skimage.data")
+RED = (200, 30, 60)
+
+
+def read(folder, channels=3, size=8, **options):
+    return load_images(folder, image_size=size, channels=channels, **options)
+
+
+def centre(folder, channels=3, **options):
+    "The middle pixel of the one image in a folder."
+    found = read(folder, channels, **options)
+    assert not found.skipped, found.skipped
+    return found.images[0, :, 4, 4].tolist()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "bmp", "tiff", "tif", "webp", "gif", "PNG", "JPG"])
+def test_every_format(tmp_path, suffix):
+    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(suffix.lower(), suffix.upper())
+    Image.new("RGB", (20, 30), RED).save(tmp_path / f"picture.{suffix}", kind)
+    assert np.abs(np.subtract(centre(tmp_path), RED)).max() <= 4  # JPEG is not exact
+
+
+MODES = {  # how to make it, and what the middle pixel is in RGB
+    "palette": (lambda: Image.new("RGB", (9, 9), RED).convert("P", palette=Image.Palette.ADAPTIVE), RED),
+    "grey": (lambda: Image.new("L", (9, 9), 77), (77, 77, 77)),
+    "black and white": (lambda: Image.new("1", (9, 9), 1), (255, 255, 255)),
+    "grey and alpha, clear": (lambda: Image.new("LA", (9, 9), (77, 0)), (255, 255, 255)),
+    "grey and alpha, opaque": (lambda: Image.new("LA", (9, 9), (77, 255)), (77, 77, 77)),
+    "RGBA, clear": (lambda: Image.new("RGBA", (9, 9), (*RED, 0)), (255, 255, 255)),
+    "RGBA, half": (lambda: Image.new("RGBA", (9, 9), (0, 100, 200, 128)), (127, 177, 227)),
+    "16 bits": (lambda: Image.fromarray(np.full((9, 9), 257 * 99, np.uint16)), (99, 99, 99)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_of_png(tmp_path, mode):
+    make, expected = MODES[mode]
+    make().save(tmp_path / "picture.png")
+    assert np.abs(np.subtract(centre(tmp_path), expected)).max() <= 1
+    grey = sum(w * c for w, c in zip((0.299, 0.587, 0.114), expected))
+    assert abs(centre(tmp_path, 1)[0] - grey) <= 1
+
+
+def test_a_transparent_palette_cmyk_and_16_bit_tiff(tmp_path):
+    paletted = Image.new("P", (9, 9), 1)
+    paletted.putpalette([0, 0, 0, *RED])
+    for name, image, options, expected in (
+            ("a.gif", paletted, {"transparency": 1}, (255, 255, 255)),
+            ("b.jpg", Image.new("CMYK", (9, 9), (0, 255, 255, 0)), {}, (255, 0, 0)),
+            ("c.tif", Image.new("CMYK", (9, 9), (0, 255, 255, 0)), {}, (255, 0, 0)),
+            ("d.tif", Image.fromarray(np.full((9, 9), 257 * 200, np.uint16)), {}, (200, 200, 200))):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / name, **options)
+        assert np.abs(np.subtract(centre(tmp_path / name), expected)).max() <= 4, name
+
+
+def test_the_background_is_the_one_that_was_stated(tmp_path):
+    Image.new("RGBA", (9, 9), (*RED, 0)).save(tmp_path / "clear.png")
+    assert centre(tmp_path) == [255] * 3 and centre(tmp_path, background=0) == [0] * 3
+
+
+def test_a_camera_held_upright_and_the_first_frame_of_a_gif(tmp_path):
+    half = np.zeros((20, 10, 3), np.uint8)
+    half[:10] = 255  # bright above, in the file; the note says to turn it by 90 degrees clockwise: bright to the right
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(half).save(tmp_path / "upright.png", exif=exif)
+    pixels = read(tmp_path).images[0, 0].float()
+    assert pixels[:, :3].mean() < 30 and pixels[:, -3:].mean() > 220
+    (tmp_path / "upright.png").unlink()
+    frames = [Image.new("RGB", (9, 9), c) for c in ((255, 0, 0), (0, 255, 0))]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert centre(tmp_path) == [255, 0, 0]
+
+
+def bomb(path, side=20_000):
+    "A PNG of a few bytes that says it is 400 million pixels large."
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")))
+
+
+def damaged(folder):
+    "Five files with the names of images that are none, and what the reason has to mention."
+    (folder / "zero.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("not a picture")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:1500])
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / "float.tif")
+    bomb(folder / "huge.png")
+    return {"zero.jpg": "cannot identify", "text.png": "cannot identify", "cut.jpg": "truncated",
+            "float.tif": "no stated range", "huge.png": "Bomb"}
+
+
+def test_what_cannot_be_read_is_skipped_and_listed_with_its_reason(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for i in range(5):
+        Image.new("RGB", (9, 9), RED).save(tmp_path / "deep" / "er" / f"{i}.png")
+    reasons = damaged(tmp_path / "deep")
+    (tmp_path / "labels.csv").write_text("a,b")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "deep" / "._0.png").write_bytes(b"what macOS leaves on other disks")
+    found = read(tmp_path, max_skipped=0.5)
+    assert len(found) == 5
+    said = {path.rsplit("/", 1)[-1].rsplit("\\", 1)[-1]: reason for path, reason in found.skipped}
+    assert said.keys() == reasons.keys() | {"labels.csv", ".DS_Store", "._0.png"}
+    assert all(words in said[name] for name, words in reasons.items()), said
+    assert "'.csv'" in said["labels.csv"] and "hidden" in said["._0.png"]
+    with pytest.raises(ValueError, match="5 of 10 images cannot be read, expected at most 49%"):
+        read(tmp_path, max_skipped=0.49)
+    from_disk = read(tmp_path, max_skipped=0.5, memory=0, workers=2)
+    assert from_disk.skipped == found.skipped and torch.equal(from_disk.images[torch.arange(5)], found.images)
+
+
+def test_only_damaged_files(tmp_path):
+    damaged(tmp_path)
+    with pytest.raises(ValueError, match="5 of 5 images cannot be read"):
+        read(tmp_path, max_skipped=1.0)
+
+
+def test_flat_nested_and_mixed_folders(tmp_path):
+    for path in ("a/x/1.png", "a/y/2.png", "b/3.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9), int(path[-5])).save(tmp_path / path)
+    nested = read(tmp_path, 1)
+    assert nested.classes == ["a", "b"] and nested.labels.tolist() == [0, 0, 1]
+    assert nested.images[:, 0, 0, 0].tolist() == [1, 2, 3]  # in sorted order, so that a seed means the same everywhere
+    Image.new("L", (9, 9), 9).save(tmp_path / "z.png")
+    assert read(tmp_path, 1).classes is None  # one image without a class: no classes
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    "Real colour photographs, cut into pieces of different shape, in ten formats and modes, with some broken files."
+    folder = tmp_path_factory.mktemp("photographs")
+    formats = [("png", "RGB"), ("jpg", "RGB"), ("webp", "RGB"), ("bmp", "RGB"), ("tif", "RGB"), ("gif", "P"),
+               ("png", "RGBA"), ("jpg", "CMYK"), ("png", "P"), ("jpeg", "L")]
+    count = 0
+    for name in ("astronaut", "coffee", "chelsea", "rocket"):
+        photograph = Image.fromarray(getattr(skimage_data, name)())
+        (folder / name).mkdir()
+        for k in range(6):
+            suffix, mode = formats[count % len(formats)]
+            piece = photograph.crop((30 * k, 20 * k, 30 * k + 200, 20 * k + 150 + 10 * k)).convert(mode)
+            piece.save(folder / name / f"{k}.{suffix}")
+            count += 1
+    (folder / "coffee" / "zero.jpg").write_bytes(b"")
+    (folder / "coffee" / "notes.txt").write_text("how these were made")
+    return folder
+
+
+TINY = {"image_size": 16, "channels": 3, "flip": True, "base_channels": 8, "groups": 4, "channel_mults": (1, 2),
+        "num_timesteps": 20, "batch_size": 6, "steps": 6, "warmup": 1, "save_every": 3, "log_every": 2, "previews": 2,
+        "samples": 4, "sample_steps": 2, "holdout": 0.2, "device": "cpu"}
+
+
+def last_weights(run):
+    return load_pretrained(run).model.state_dict()
+
+
+def test_a_run_on_photographs_of_mixed_formats_from_memory_and_from_disk(photographs, tmp_path):
+    in_memory = train(TrainConfig(data=str(photographs), out=str(tmp_path / "memory"), **TINY), progress=False)
+    described = json.loads((in_memory.folder / "data.json").read_text())
+    assert (described["images"], described["held_out"]) == (20, 4)  # 24 photographs, a fifth of them held out
+    assert described["classes"] == ["astronaut", "chelsea", "coffee", "rocket"]
+    assert [s["file"].endswith(("zero.jpg", "notes.txt")) for s in described["skipped"]] == [True, True]
+    assert all(s["reason"] for s in described["skipped"])
+    assert Image.open(in_memory.folder / "samples.png").mode == "RGB"
+    assert all("validation_loss" in row for row in in_memory.metrics if row["step"] in (3, 6))
+    streamed = train(TrainConfig(data=str(photographs), out=str(tmp_path / "disk"), memory=0, **TINY), progress=False)
+    a, b = last_weights(in_memory.folder), last_weights(streamed.folder)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_folder_that_changed_is_not_resumed(photographs, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(folder / f"{i}.png")
+    options = {**TINY, "data": str(folder), "out": str(tmp_path / "run"), "holdout": 0, "batch_size": 2}
+    train(TrainConfig(**options), progress=False)
+    Image.new("RGB", (16, 16)).save(folder / "5.png")
+    assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 2
+    assert "have changed since the run was begun (4 then, 5 now)" in capsys.readouterr().err
+
+
+def test_memory_and_disk_give_the_same_batches_for_the_same_seed(photographs):
+    held, streamed = (hold_out(read(photographs, size=16, memory=memory), 0.2, seed=3)[0] for memory in (4, 0))
+    assert isinstance(streamed.images, ImageFiles) and not isinstance(held.images, ImageFiles)
+    indices = [torch.tensor([3, 1, 1]), torch.tensor([0]), torch.tensor([18, 5])] * 3
+    before = torch.random.get_rng_state()
+    for workers in (0, 2):
+        pairs = list(zip(batches(held, indices), batches(streamed, indices, workers=workers), strict=True))
+        assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs) and len(pairs) == 9
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert fingerprint(streamed) == fingerprint(hold_out(read(photographs, size=16, memory=0), 0.2, seed=3)[0])
+    assert fingerprint(streamed) != fingerprint(hold_out(read(photographs, size=16, memory=0), 0.2, seed=4)[0])
+
+
+@pytest.mark.parametrize("pictures", ["one", "fewer than a batch", "all the same"])
+def test_few_or_equal_images(tmp_path, pictures):
+    for i in range({"one": 1, "fewer than a batch": 3, "all the same": 12}[pictures]):
+        colour = RED if pictures == "all the same" else (80 * i, 10, 200)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{i}.png")
+    run = train(TrainConfig(data=str(tmp_path), out=str(tmp_path / "run"), **TINY), progress=False)
+    assert run.finished and (run.folder / "samples.png").exists() and checkpoints(run.folder)
+    assert all(np.isfinite(row["loss"]) for row in run.metrics)
+
+
+def test_named_data_sets_are_read_and_never_downloaded_unasked(tmp_path, monkeypatch):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.arange(12 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(12, 28, 28)
+    for part, n in (("train", 12), ("t10k", 5)):  # MNIST's own format
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + pixels[:n].tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + bytes(i % 10 for i in range(n)))
+    found = load_images("mnist", image_size=28, channels=1, root=tmp_path)
+    assert np.array_equal(found.images[:, 0], pixels) and found.labels.tolist() == [i % 10 for i in range(12)]
+    assert len(found.classes) == 10 and len(load_images("mnist", image_size=28, channels=1, root=tmp_path, split="test")) == 5
+    from_disk = load_images("mnist", image_size=28, channels=1, root=tmp_path, memory=0)
+    assert torch.equal(from_disk.images[torch.arange(12)], found.images)
+
+    import torchvision.datasets
+    asked = []
+
+    class Pretend(torch.utils.data.Dataset):
+        "Stands for a data set of torchvision, and remembers whether it was told to download."
+        def __init__(self, root, download=False, **split):
+            asked.append(download)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            if i >= 3:
+                raise IndexError
+            return Image.new("RGB", (9, 9), RED), i
+
+    for name, (cls, _) in data_module.NAMED_DATASETS.items():
+        monkeypatch.setattr(torchvision.datasets, cls, Pretend)
+        assert len(load_images(name, image_size=8, channels=3, root=tmp_path)) == 3
+        load_images(name, image_size=8, channels=3, root=tmp_path, download=True)
+    assert asked == [False, True] * 6
+    assert not TrainConfig(data="mnist").flip and not TrainConfig().flip
+
+
+def test_a_named_data_set_that_is_not_there(tmp_path, monkeypatch):
+    for name in ("cifar10", "cifar100", "mnist", "fashion-mnist"):
+        with pytest.raises(ValueError, match="download=True"):
+            load_images(name, image_size=8, channels=3, root=tmp_path)
+    import torchvision.datasets
+
+    def needs_scipy(*args, **options):
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+    monkeypatch.setattr(torchvision.datasets, "Flowers102", needs_scipy)
+    with pytest.raises(ValueError, match="pip install scipy"):
+        load_images("flowers102", image_size=8, channels=3, root=tmp_path)

@@ -1,0 +1,117 @@
+"""Two processes on one CPU (gloo, started by torchrun) end with the weights of one, to float precision."""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from ddpm_course.hub import checkpoints
+from ddpm_course.train import TrainConfig, train
+
+OPTIONS = {"image_size": 8, "base_channels": 8, "groups": 4, "channel_mults": [1, 2], "patch_size": 1, "dropout": 0.0,
+           "num_timesteps": 20, "batch_size": 8, "accumulate": 2, "steps": 12, "warmup": 2, "flip": True, "previews": 2,
+           "validation": 4, "save_every": 6, "log_every": 3, "samples": 2, "sample_steps": 2, "device": "cpu"}
+
+SCRIPT = """
+import builtins, dataclasses, json, os, signal, sys
+from safetensors.torch import save_file
+from ddpm_course import train as module
+from ddpm_course.train import TrainConfig, train
+
+folder, options = sys.argv[1], json.loads(sys.argv[2])
+rank = int(os.environ["RANK"])
+checkpoint, steps, real_open = module._checkpoint, module.training_steps, open
+
+def spy(state, config, *rest):  # every rank shows its weights whenever a checkpoint is written
+    for name, model in (("raw", state.denoiser.model), ("average", state.ema.module)):
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, f"{folder}/{name}-{rank}-{state.step}.safetensors")
+    checkpoint(state, config, *rest)
+
+def interrupted(state, data, config):  # one of the two is told to stop at step 4, between two lines of the log
+    for step, loss in steps(state, data, config):
+        if step == 4 and rank == 1 and not config.resume:
+            signal.raise_signal(signal.SIGTERM)
+        yield step, loss
+
+def not_in_the_run(real):
+    def call(file, *args, **options):
+        writes = real is not real_open or "r" not in (args or ("r",))[0]
+        assert not writes or not str(file).startswith(config.out), f"rank 1 writes {file}"
+        return real(file, *args, **options)
+    return call
+
+module._checkpoint, module.training_steps, open
+
+def spy(state, config, *rest):  # every rank shows its weights whenever a checkpoint is written
+    for name, model in (("raw", state.denoiser.model), ("average", state.ema.module)):
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, f"{folder}/{name}-{rank}-{state.step}.safetensors")
+    checkpoint(state, config, *rest)
+
+def interrupted(state, data, config):  # one of the two is told to stop at step 4, between two lines of the log
+    for step, loss in steps(state, data, config):
+        if step == 4 and rank == 1 and not config.resume:
+            signal.raise_signal(signal.SIGTERM)
+        yield step, loss
+
+def no_writing(file, mode="r", *args, **options):
+    assert "r" in mode or str(file) == os.devnull, f"rank 1 writes {file}"
+    return real_open(file, mode, *args, **options)
+
+def refuse(*args, **options):
+    raise AssertionError("rank 1 renames or makes a folder")
+
+module._checkpoint, module.training_steps = spy, interrupted
+config = TrainConfig(**options)
+if rank == 1:
+    builtins.open, os.replace, os.mkdir = map(not_in_the_run, (open, os.replace, os.mkdir))
+run = train(config, progress=False)
+assert not run.finished and run.step == 6 and run.stopped_by == (signal.SIGTERM), run
+assert train(dataclasses.replace(config, resume=True), progress=False).finished
+"""
+
+
+def weights(folder, name, rank, step):
+    return load_file(folder / f"{name}-{rank}-{step}.safetensors")
+
+
+@pytest.mark.skipif(not torch.distributed.is_available() or os.name == "nt", reason="needs gloo and torchrun")
+def test_two_processes_give_the_result_of_one(tmp_path):
+    pictures, g = tmp_path / "pictures", np.random.default_rng(0)
+    for i in range(20):
+        (pictures / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(g.integers(0, 255, (8, 8), np.uint8)).save(pictures / "ab"[i % 2] / f"{i}.png")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    options = {**OPTIONS, "data": str(pictures), "out": str(tmp_path / "two")}
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "script.py",
+         str(tmp_path), json.dumps(options)], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert launched.stderr.count("\n") == 0, launched.stderr
+
+    one = train(TrainConfig(**{**options, "out": str(tmp_path / "one"), "accumulate": 1}), progress=False)
+    assert [p.name for p in checkpoints(tmp_path / "two")] == ["step-00000012", "step-00000006"]
+    for step in (6, 12):
+        for name in ("raw", "average"):
+            first, second = (weights(tmp_path, name, rank, step) for rank in (0, 1))
+            assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    for file in ("model.safetensors", "training.safetensors"):
+        mine, theirs = (load_file(checkpoints(run)[0] / file) for run in (one.folder, tmp_path / "two"))
+        for k, expected in mine.items():
+            torch.testing.assert_close(theirs[k], expected, rtol=1e-3, atol=2e-5, msg=lambda m, k=k: f"{k}: {m}")
+    lines = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lines] == [3, 6, 9, 12]
+    for row, alone in zip(lines, one.metrics):  # the loss of the whole batch, not of one rank's half
+        assert abs(row["loss"] - alone["loss"]) < 1e-4
+        assert ("validation_loss" in row) == (row["step"] % 6 == 0)
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="batch_size is 8, expected a multiple of 1 .processes. times 3"):
+        train(TrainConfig(**{**OPTIONS, "accumulate": 3, "out": str(tmp_path / "run")}), progress=False)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,267 @@
+"""What goes wrong in long runs: killed processes, full disks, damaged files. Nothing is lost, nothing silently wrong."""
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import time
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_course import train as train_module
+from ddpm_course.cli import main
+from ddpm_course.hub import checkpoints
+from ddpm_course.storage import MANIFEST, read_json, read_verified, sha256, tensors_from_bytes, write_json
+from ddpm_course.train import TRAINING, TrainConfig, best_checkpoint, read_metrics, train
+
+TINY = {"image_size": 8, "base_channels": 8, "groups": 4, "channel_mults": (1,), "patch_size": 1, "num_timesteps": 10,
+        "batch_size": 4, "warmup": 2, "log_every": 1, "save_every": 1, "previews": 0, "validation": 4, "holdout": 0.25,
+        "samples": 1, "sample_steps": 1, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, g = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for i in range(16):
+        Image.fromarray(g.integers(0, 255, (8, 8), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def config(pictures, out, **change):
+    return TrainConfig(**{**TINY, "data": str(pictures), "out": str(out), **change})
+
+
+def everything(run):
+    "All tensors of the newest checkpoint: raw weights, averaged weights, the optimizer's memory."
+    folder = checkpoints(run)[0]
+    return {f"{name} {key}": tensor for name in TRAINING[:2]
+            for key, tensor in tensors_from_bytes(read_verified(folder, name), name).items()}
+
+
+def assert_same(run, whole):
+    a, b = everything(run), everything(whole)
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in b)
+    assert [p.name for p in checkpoints(run)] == [p.name for p in checkpoints(whole)]
+
+
+def go(options):
+    "What a process of the loop below does: begin the run, or go on with it."
+    torch.set_num_threads(1)
+    begun = os.path.exists(os.path.join(options["out"], MANIFEST))
+    train(TrainConfig(**options, resume=begun), progress=False)
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs quick new processes")
+def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(pictures, tmp_path):
+    context, chance = multiprocessing.get_context("forkserver"), random.Random(0)
+    context.set_forkserver_preload(["ddpm_course.train", "torch._dynamo"])  # imported once; each process is a fork
+    options = {**TINY, "data": str(pictures), "out": str(tmp_path / "killed"), "steps": 100}
+    metrics, kills = tmp_path / "killed" / "metrics.jsonl", 0
+
+    def lines():
+        return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+    while kills < 25:
+        process, before, wanted = context.Process(target=go, args=(options,)), lines(), chance.randint(0, 3)
+        process.start()
+        deadline = time.monotonic() + 60
+        while wanted and lines() < before + wanted and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.06 if wanted else 0.4))  # anywhere in a step, a checkpoint, or the start
+        assert process.is_alive(), "it ended before it was killed"
+        process.kill()
+        process.join()
+        kills += 1
+    process = context.Process(target=go, args=(options,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    whole = train(config(pictures, tmp_path / "whole", steps=100), progress=False)
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    kept = [(r["step"], r["loss"], r["validation_loss"]) for r in read_metrics(tmp_path / "killed")]
+    assert kept == [(r["step"], r["loss"], r["validation_loss"]) for r in whole.metrics]
+    assert best_checkpoint(tmp_path / "killed").name == best_checkpoint(tmp_path / "whole").name
+    assert not list((tmp_path / "killed" / "checkpoints").glob(".*"))
+
+
+class Faults:
+    "Counts every write, fsync and replace, and lets the one with number `fatal` fail."
+    def __init__(self, fatal, error):
+        self.fatal, self.error, self.count = fatal, error, 0
+        self.real = {"fsync": os.fsync, "replace": os.replace, "open": open}
+
+    def strike(self):
+        self.count += 1
+        if self.count - 1 == self.fatal:
+            raise OSError(self.error, os.strerror(self.error))
+
+    def fsync(self, *args):
+        self.strike()
+        return self.real["fsync"](*args)
+
+    def replace(self, *args, **options):
+        self.strike()
+        return self.real["replace"](*args, **options)
+
+    def open(self, file, mode="r", *args, **options):
+        opened, faults = self.real["open"](file, mode, *args, **options), self
+        if "r" in mode:
+            return opened
+
+        class Writer:
+            def __getattr__(self, name):
+                return getattr(opened, name)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *args):
+                opened.close()
+
+            def write(self, content):
+                try:
+                    faults.strike()
+                except OSError:
+                    opened.write(content[:len(content) // 2])  # a disk that is full took a part of it
+                    raise
+                return opened.write(content)
+        return Writer()
+
+    def __enter__(self):
+        self.patches = [mock.patch("os.fsync", self.fsync), mock.patch("os.replace", self.replace),
+                        mock.patch("builtins.open", self.open)]
+        for patch in self.patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *args):
+        for patch in self.patches:
+            patch.stop()
+
+
+def test_a_disk_that_refuses_at_any_moment(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module.viz, "plot_loss", lambda steps, losses, path: None)  # slow, and only a picture
+    with Faults(None, None) as faults:
+        train(config(pictures, tmp_path / "whole", steps=2), progress=False)
+    assert faults.count > 45  # 2 checkpoints of 5 files, each written, flushed and renamed, and the folders flushed
+    for fatal in range(faults.count):
+        for error in (errno.ENOSPC, errno.EIO):
+            out = tmp_path / "run"
+            with Faults(fatal, error), pytest.raises(OSError) as caught:
+                train(config(pictures, out, steps=2), progress=False)
+            assert caught.value.errno == error
+            there = [p.name for p in checkpoints(out)]
+            for name in there:  # what is there is whole
+                assert all(read_verified(out / "checkpoints" / name, file) for file in TRAINING)
+            what, could_not, kept = str(caught.value).partition("could not be written")
+            if could_not:  # the message names what is kept; the new one may be there, but its name was not flushed
+                assert [name for name in there if name not in what] == [name for name in there if name in kept]
+                assert ("none" in kept) == ("step-00000001" in what)
+            if error == errno.EIO:  # and the run goes on from it
+                go({**TINY, "data": str(pictures), "out": str(out), "steps": 2})
+                assert_same(out, tmp_path / "whole")
+            shutil.rmtree(out)
+
+
+def test_damaged_files_end_in_an_error_or_in_the_right_weights(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_module.viz, "plot_loss", lambda steps, losses, path: None)
+    monkeypatch.setattr(train_module, "write_pictures", lambda *args: None)
+    for name in ("whole", "begun"):
+        train(config(pictures, tmp_path / name, steps=3, keep=3), progress=False)
+    shutil.rmtree(checkpoints(tmp_path / "begun")[0])  # as if stopped after step 2
+    chance, ends = random.Random(0), []
+    for case in range(60):
+        shutil.copytree(tmp_path / "begun", tmp_path / "run")
+        newest = checkpoints(tmp_path / "run")[0]
+        files = [*newest.iterdir(), *(p for p in (tmp_path / "run").iterdir() if p.is_file())]
+        victim = chance.choice(sorted(files))
+        content = bytearray(victim.read_bytes())
+        at = chance.randrange(len(content))
+        if case % 2:
+            content[at] ^= 1 << chance.randrange(8)
+        else:
+            del content[at:]
+        victim.write_bytes(content)
+        with mock.patch("warnings.warn") as warned:
+            code = main(["train", "--resume", "--out", str(tmp_path / "run")])
+        said = capsys.readouterr().err
+        if code == 0:
+            assert_same(tmp_path / "run", tmp_path / "whole")
+        else:
+            assert code == 2 and said.count("\n") == 1 and "Traceback" not in said, (victim, at, said)
+        ends.append((code, bool(warned.call_args_list)))
+        shutil.rmtree(tmp_path / "run")
+    assert {(0, False), (0, True), (2, False)} <= set(ends)  # unharmed; from the checkpoint before; refused
+
+
+def test_a_pickle_is_never_opened(pictures, tmp_path):
+    train(config(pictures, tmp_path / "run", steps=2), progress=False)
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    for folder in checkpoints(tmp_path / "run"):
+        content = pickle.dumps(Evil())
+        (folder / "training.safetensors").write_bytes(content)
+        manifest = read_json(folder / MANIFEST)
+        manifest["files"]["training.safetensors"] = sha256(content)  # whoever can write the file can write this too
+        write_json(folder / MANIFEST, manifest)
+    with pytest.warns(UserWarning, match="not a valid safetensors file"), pytest.raises(ValueError, match="none of the 2"):
+        train(config(pictures, tmp_path / "run", steps=2, resume=True), progress=False)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_another_configuration_is_refused_and_the_fields_are_named(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    train(config(pictures, out, steps=2), progress=False)
+    before = everything(out)
+    for change in (["--steps", "5", "--lr", "0.5"], ["--seed", "1"], ["--flip"], ["--precision", "bf16"],
+                   ["--holdout", "0"]):
+        assert main(["train", "--resume", "--out", str(out), *change]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and all(f"{name[2:]} (was " in said for name in change if name.startswith("--"))
+    assert main(["train", "--resume", "--out", str(out), "--keep", "5", "--samples", "2", "--accumulate", "2"]) == 0
+    assert all(torch.equal(v, everything(out)[k]) for k, v in before.items())
+
+
+def test_a_run_that_diverges_stops_names_step_and_rate_and_keeps_what_was_good(pictures, tmp_path, monkeypatch, capsys):
+    rates = [1e-3, 1e-3, 1e-3, 1e30, 1e30, 1e30]  # after update 3 the weights are absurd
+    monkeypatch.setattr(train_module, "learning_rate", lambda c, step: rates[step])
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items() if k != "channel_mults"]
+    code = main(["train", *options, "--channel-mults", "1", "--data", str(pictures), "--out", str(tmp_path / "run"),
+                 "--steps", "6"])
+    said = capsys.readouterr().err
+    assert code == 1 and said.count("\n") == 1 and "step 3, with learning rate 1e+30" in said, said
+    assert [p.name for p in checkpoints(tmp_path / "run")][0] == "step-00000003"
+    assert all(torch.isfinite(v).all() for v in everything(tmp_path / "run").values())
+
+
+def test_a_nan_without_held_out_images_is_found_at_the_next_line(pictures, tmp_path, monkeypatch):
+    real = train_module.diffusion_loss
+
+    def loss(*args, **options):
+        value = real(*args, **options)
+        loss.calls += 1
+        return value * float("nan") if loss.calls == 4 else value
+    loss.calls = 0
+    monkeypatch.setattr(train_module, "diffusion_loss", loss)
+    with pytest.raises(FloatingPointError, match="not finite at step 3, with learning rate 0.00"):
+        train(config(pictures, tmp_path / "run", steps=12, validation=0, log_every=5, save_every=3), progress=False)
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-00000003"]
+    assert [r["step"] for r in read_metrics(tmp_path / "run")] == [3]
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(pictures, tmp_path, monkeypatch):
+    losses = iter([0.5, 0.2, 0.4, 0.6, 0.3])
+    monkeypatch.setattr(train_module, "validation_loss", lambda *args: next(losses))
+    run = train(config(pictures, tmp_path / "run", steps=5), progress=False)
+    assert [p.name for p in checkpoints(run.folder)] == ["step-00000005", "step-00000004", "step-00000002"]
+    assert best_checkpoint(run.folder).name == "step-00000002"
+    assert json.loads((best_checkpoint(run.folder) / "training.json").read_text())["validation_loss"] == 0.2
