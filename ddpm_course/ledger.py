@@ -45,13 +45,8 @@ def _numbers(x) -> Tensor:
     return x.detach().cpu().double()
 
 # %% ../nbs/appendix/ledger.ipynb #68b2715d
-class Equation:
-    """
-    The checks of one numbered equation. Each method compares, and raises `AssertionError` at the first disagreement.
-
-    `number`: as in its tag, "2.6". `claim`: what the check shows, in one line. `symbol`: the public name that
-    implements the equation, as "forward.NoiseSchedule.q_sample", or "".
-    """
+class _Comparisons:
+    "The comparisons of one equation so far: each is recorded, or raises `AssertionError`."
     def __init__(self, number: str, claim: str, symbol: str = ""):
         self.number, self.claim, self.symbol, self.comparisons = number, claim, symbol, []
 
@@ -76,6 +71,20 @@ class Equation:
                                  f"{tuple(expected.shape)}, expected the same shape or one number")
         return got, expected
 
+    def _sampled(self, got: Tensor, expected, standard_error: Tensor) -> None:
+        got, expected = self._pair(got, expected)
+        difference = (got - expected).abs()
+        errors = torch.where(difference == 0, difference, difference / standard_error)
+        self._record("Monte Carlo", errors, allowed_sigmas(max(errors.numel(), 1)), "standard errors", got, expected)
+
+# %% ../nbs/appendix/ledger.ipynb #b1b0ea1d
+class Equation(_Comparisons):
+    """
+    The checks of one numbered equation. Each method compares, and raises `AssertionError` at the first disagreement.
+
+    `number`: as in its tag, "2.6". `claim`: what the check shows, in one line. `symbol`: the public name that
+    implements the equation, as "forward.NoiseSchedule.q_sample", or "".
+    """
     def close(self, got, expected, *, rtol: float | None = None, atol: float | None = None,
               how: str = "closed form") -> None:
         "`got` equals `expected` (same shape, or one number) to `rtol` relative or `atol` absolute, one of the two."
@@ -87,12 +96,6 @@ class Equation:
             return self._record(how, difference, atol, "absolute", got, expected)
         errors = torch.where(difference == 0, difference, difference / expected.abs())
         self._record(how, errors, rtol, "relative", got, expected)
-
-    def _sampled(self, got: Tensor, expected, standard_error: Tensor) -> None:
-        got, expected = self._pair(got, expected)
-        difference = (got - expected).abs()
-        errors = torch.where(difference == 0, difference, difference / standard_error)
-        self._record("Monte Carlo", errors, allowed_sigmas(max(errors.numel(), 1)), "standard errors", got, expected)
 
     def mean(self, draws: Tensor, expected) -> None:
         "The mean of `draws` (n, ...) over its first axis is `expected` (...), within what chance allows."
