@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .ddpm import Sampling, Step, eval_mode, run_sampler
+from .ddpm import Sampling, Step, run_sampler
+from .objective import eval_mode
 from .schedules import time_pairs
 
 # %% ../nbs/09_ddim_sampling.ipynb #ba8dad95
@@ -46,8 +47,9 @@ def ddim_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, eta: float = 0
             x0 = run.guess(x, t)
             yield Step(t, x, x0)
             if t_prev >= 0:
-                (a, s), a_prev = scales(t), scales(t_prev)[0]
-                old, new = ddim_coefficients(scales(t), scales(t_prev), eta)
+                now, prev = scales(t), scales(t_prev)
+                old, new = ddim_coefficients(now, prev, eta)
+                (a, s), a_prev = now, prev[0]
                 x = (x0 * (a_prev - old * a / s)).add_(x, alpha=old / s)  # with eps = (x - a x0) / s, clipped or not
                 x = x.add_(run.draw(), alpha=new) if new else x
 
@@ -62,7 +64,8 @@ def ddim_sample(denoiser, noise_or_n: Tensor | int, *, steps: int, progress: boo
 
 # %% ../nbs/09_ddim_sampling.ipynb #aaf33eda
 @torch.inference_mode()
-def ddim_invert(denoiser, x0: Tensor, *, steps: int, spacing: str = "trailing", y=None, progress: bool = True) -> Tensor:
+def ddim_invert(denoiser, x0: Tensor, *, steps: int, spacing: str = "trailing", y=None,
+                progress: bool = True) -> Tensor:
     """
     The noise from which DDIM with eta = 0 would (nearly) draw `x0`: the same moves, walked backwards (equation 9.8).
 

@@ -241,6 +241,10 @@ def prediction_target(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: int
     return per_sample(signal, x0) * noise - per_sample(sigma, x0) * x0
 
 # %% ../nbs/02_forward_process.ipynb #8b12f421
+def _less(x: Tensor, factor: float | Tensor, y: Tensor) -> Tensor:
+    "`x - factor * y`, in a single pass where the factor is a plain number."
+    return torch.sub(x, y, alpha=factor) if isinstance(factor, float) else x - factor * y
+
 def denoised_from(schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: int | Tensor, prediction: str) -> Denoised:
     """
     From one of eps, x0 and v at level `t` to the pair (x0, eps) that belongs to `x_t` (equations 2.11, 2.7 and 2.14).
@@ -249,12 +253,15 @@ def denoised_from(schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: int |
     says nothing about the image, and at `t = -1` `x0` nothing about the noise: those answers hold inf or NaN.
     """
     _check_shape("output", output, "x_t", x_t)
-    signal, sigma = (per_sample(c.sqrt(), x_t) for c in (schedule.alpha_bar(t), schedule.one_minus_alpha_bar(t)))
+    if isinstance(t, int):
+        signal, sigma = schedule.scales(t)  # samplers call this at every step, with one level for all images
+    else:
+        signal, sigma = (per_sample(c.sqrt(), x_t) for c in (schedule.alpha_bar(t), schedule.one_minus_alpha_bar(t)))
     output, x_t = _float(output), _float(x_t)
     if prediction == "eps":
-        return Denoised((x_t - sigma * output) / signal, output)
+        return Denoised(_less(x_t, sigma, output).div_(signal), output)
     if prediction == "x0":
-        return Denoised(output, (x_t - signal * output) / sigma)
+        return Denoised(output, _less(x_t, signal, output).div_(sigma))
     if prediction == "v":
-        return Denoised(signal * x_t - sigma * output, sigma * x_t + signal * output)
+        return Denoised(_less(signal * x_t, sigma, output), _less(sigma * x_t, -signal, output))
     raise ValueError(f"prediction is {prediction!r}, expected one of {PREDICTIONS}")

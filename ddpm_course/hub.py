@@ -131,7 +131,8 @@ from ddpm_course.ddim import ddim_sample
 images = ddim_sample(load_pretrained({title!r}), 16, steps=50, seed=0)  # float32 in [-1, 1]"""
 
 CARD_FACTS = {"Data and licence": ("data", "licence of the data", "licence of the weights"),
-              "Hyper-parameters": ("training",), "Metrics, with uncertainty and seeds": ("metrics",), "Limits": ("limits",)}
+              "Hyper-parameters": ("training",), "Metrics, with uncertainty and seeds": ("metrics",),
+              "Limits": ("limits",)}
 
 # %% ../nbs/10_sharing_models.ipynb #14371b45
 def model_card(denoiser: Denoiser, title: str, facts: dict, *, library: str = "ddpm_course", code: str = _CODE) -> str:
@@ -225,14 +226,15 @@ def _fill(model: UNet, weights: dict[str, Tensor], source: str) -> UNet:
     check_tensors(weights, model.state_dict(), source)
     copies = {name: w.to(torch.float32, copy=True) for name, w in weights.items()}
     model.load_state_dict(copies, assign=True)
-    return model.to(memory_format=torch.channels_last)  # as it was trained, and faster
+    return model
 
 def _load_folder(folder: Path) -> Denoiser:
     architecture, others = _parts(read_json(folder / MANIFEST))
     model, source = _blank(architecture), folder / WEIGHTS
     _check_size(source, model)
     weights = tensors_from_bytes(read_verified(folder, WEIGHTS), str(source))
-    return Denoiser(_fill(model, weights, str(source)), **others).eval()
+    model = _fill(model, weights, str(source)).to(memory_format=torch.channels_last)  # as it was trained, and faster
+    return Denoiser(model, **others).eval()
 
 # %% ../nbs/10_sharing_models.ipynb #fa0d7921
 def _is_hub_id(name: str | Path) -> bool:

@@ -68,9 +68,9 @@ class Denoiser(nn.Module):
 
         `x0_prev`: the estimate of the step before, for networks with self-conditioning.
         """
-        t = torch.full((len(x_t),), t, device=x_t.device) if isinstance(t, int) else t
+        levels = torch.full((len(x_t),), t, device=x_t.device) if isinstance(t, int) else t
         extra = {} if x0_prev is None else {"x0_prev": x0_prev}
-        return denoised_from(self.schedule, self.model(x_t, t, y, **extra), x_t, t, self.prediction)
+        return denoised_from(self.schedule, self.model(x_t, levels, y, **extra), x_t, t, self.prediction)
 
 # %% ../nbs/04_elbo_to_mse.ipynb #4851aeb9
 def diffusion_loss(denoiser, x0: Tensor, t: Tensor, noise: Tensor, *, y: Tensor | None = None,
@@ -130,15 +130,19 @@ class VLBTerms(NamedTuple):
 
 @contextmanager
 def eval_mode(model):
-    "Within this context `model` is in eval mode (no dropout); afterwards it is as it was before."
-    training = getattr(model, "training", False)
-    if training:
-        model.eval()
+    "Within this context `model` is in eval mode (no dropout); afterwards it and each of its parts are as before."
+    parts = model.modules() if isinstance(model, nn.Module) else [model]
+    training = [part for part in parts if getattr(part, "training", False)]
     try:
+        for part in training:
+            part.eval()
         yield
     finally:
-        if training:
-            model.train()
+        for part in training:
+            if isinstance(part, nn.Module):
+                part.training = True  # train() would take its children along, also those that were in eval mode
+            else:
+                part.train()
 
 # %% ../nbs/04_elbo_to_mse.ipynb #0bab3fcd
 def _reverse_variance(schedule: NoiseSchedule, t: int, variance: str) -> Tensor:

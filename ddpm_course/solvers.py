@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .ddpm import Sampling, Step, eval_mode, run_sampler
+from .ddpm import Sampling, Step, run_sampler
 from .forward import Denoised, NoiseSchedule
+from .objective import eval_mode
 from .schedules import SPACINGS, time_pairs
 
 # %% ../nbs/14_fast_solvers.ipynb #3a8fb9d7
@@ -25,11 +26,11 @@ def _move(x: Tensor, x0: Tensor, now: tuple[float, float], prev: tuple[float, fl
     return (keep * x).add_(x0, alpha=a_prev - keep * a)
 
 # %% ../nbs/14_fast_solvers.ipynb #4ad8ff2a
-def _heun_move(run: Sampling, x: Tensor, answer: Denoised, past: list, t: int, t_prev: int) -> Tensor:
+def _heun_move(run: Sampling, x: Tensor, x0: Tensor, past: list, t: int, t_prev: int) -> Tensor:
     "Equation 14.6: a DDIM move, a second look at where it ends, and the move again with the mean of both estimates."
     now, prev = run.schedule.scales(t), run.schedule.scales(t_prev)
-    ahead = run.estimate(_move(x, answer.x0, now, prev), t_prev)
-    return _move(x, (answer.x0 + ahead.x0) / 2, now, prev)
+    ahead = run.guess(_move(x, x0, now, prev), t_prev)
+    return _move(x, torch.lerp(x0, ahead, 0.5), now, prev)
 
 # %% ../nbs/14_fast_solvers.ipynb #0e54aaa1
 def karras_pairs(schedule: NoiseSchedule, steps: int, exponent: float = 7.0,
@@ -63,14 +64,15 @@ def solver_pairs(schedule: NoiseSchedule, steps: int, spacing: str = "karras") -
 
 # %% ../nbs/14_fast_solvers.ipynb #8bb6fa39
 @torch.inference_mode()
-def _solve(rule: Callable, denoiser, noise_or_n: Tensor | int, steps: int, spacing: str, **options) -> Iterator[Step]:
-    "The loop of all solvers: estimate, yield, move by the `rule`; the last move ends on the last estimate of x0."
+def _solve(ask: Callable, rule: Callable, denoiser, noise_or_n: Tensor | int, steps: int, spacing: str,
+           **options) -> Iterator[Step]:
+    "The loop of all solvers: `ask`, yield, move by the `rule`; the last move ends on the last estimate of x0."
     run = Sampling(denoiser, noise_or_n, **options)
     x, past = run.x, []
     with eval_mode(denoiser):
         for t, t_prev in solver_pairs(run.schedule, steps, spacing):
-            answer = run.estimate(x, t)
-            yield Step(t, x, answer.x0)
+            answer = ask(run, x, t)
+            yield Step(t, x, run.x0)
             if t_prev >= 0:
                 x = rule(run, x, answer, past, t, t_prev)
                 past[:] = [(t, answer), *past[:2]]
@@ -86,8 +88,8 @@ def heun_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, spacing: str =
     `spacing`: "karras" or one of `time_pairs`. Other arguments as in `Sampling`. Source: Karras et al. 2022, algorithm
     1, here with the mean of image estimates in place of noise estimates.
     """
-    return _solve(_heun_move, denoiser, noise_or_n, steps, spacing, y=y, seed=seed, seeds=seeds, generator=generator,
-                  clip=clip)
+    return _solve(Sampling.guess, _heun_move, denoiser, noise_or_n, steps, spacing, y=y, seed=seed, seeds=seeds,
+                  generator=generator, clip=clip)
 
 # %% ../nbs/14_fast_solvers.ipynb #75607a62
 def heun_sample(denoiser, noise_or_n: Tensor | int, *, steps: int, progress: bool = True, **options) -> Tensor:
@@ -104,11 +106,14 @@ PLMS_WEIGHTS = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -5
 # %% ../nbs/14_fast_solvers.ipynb #7e91bf78
 def _plms_move(run: Sampling, x: Tensor, answer: Denoised, past: list, t: int, t_prev: int) -> Tensor:
     "Equation 14.7: a DDIM move with a noise estimate extrapolated from the last four."
-    now, prev, x0 = run.schedule.scales(t), run.schedule.scales(t_prev), answer.x0
-    if past:
-        eps = sum(w * e for w, e in zip(PLMS_WEIGHTS[len(past)], [answer.eps, *(old.eps for _, old in past)]))
-        x0 = (x - now[1] * eps) / now[0]
-    return _move(x, x0, now, prev)
+    (a, s), (a_prev, s_prev) = now, prev = run.schedule.scales(t), run.schedule.scales(t_prev)
+    if not past:
+        return _move(x, answer.x0, now, prev)  # also right where a is 0
+    first, *others = PLMS_WEIGHTS[len(past)]
+    eps = first * answer.eps
+    for weight, (_, old) in zip(others, past):
+        eps.add_(old.eps, alpha=weight)
+    return (a_prev / a * x).add_(eps, alpha=s_prev - a_prev * s / a)
 
 # %% ../nbs/14_fast_solvers.ipynb #151336aa
 def plms_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, spacing: str = "karras", y=None,
@@ -120,8 +125,8 @@ def plms_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, spacing: str =
     The first three moves use as many earlier answers as there are. Second order, but for the last move, which is
     DDIM's. `spacing`: "karras" or one of `time_pairs`. Other arguments as in `Sampling`. Source: Liu et al. 2022.
     """
-    return _solve(_plms_move, denoiser, noise_or_n, steps, spacing, y=y, seed=seed, seeds=seeds, generator=generator,
-                  clip=clip)
+    return _solve(Sampling.estimate, _plms_move, denoiser, noise_or_n, steps, spacing, y=y, seed=seed, seeds=seeds,
+                  generator=generator, clip=clip)
 
 # %% ../nbs/14_fast_solvers.ipynb #a8beefa1
 def plms_sample(denoiser, noise_or_n: Tensor | int, *, steps: int, progress: bool = True, **options) -> Tensor:
@@ -138,13 +143,12 @@ def _half_log_snr(schedule: NoiseSchedule, t: int) -> float:
     return math.log(a / s) if a else -math.inf
 
 # %% ../nbs/14_fast_solvers.ipynb #77fd6426
-def _dpmpp_move(run: Sampling, x: Tensor, answer: Denoised, past: list, t: int, t_prev: int) -> Tensor:
+def _dpmpp_move(run: Sampling, x: Tensor, x0: Tensor, past: list, t: int, t_prev: int) -> Tensor:
     "Equation 14.8: a DDIM move with the image estimate extrapolated to the middle of the move, in log-SNR."
-    x0 = answer.x0
     if past:
         before, old = past[0]
         start, now, end = (_half_log_snr(run.schedule, level) for level in (before, t, t_prev))
-        x0 = torch.lerp(old.x0, x0, 1 + (end - now) / (2 * (now - start)))
+        x0 = torch.lerp(old, x0, 1 + (end - now) / (2 * (now - start)))
     return _move(x, x0, run.schedule.scales(t), run.schedule.scales(t_prev))
 
 # %% ../nbs/14_fast_solvers.ipynb #785d93aa
@@ -157,8 +161,8 @@ def dpmpp_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, spacing: str 
     Second order, but for the last move, which is DDIM's. `spacing`: "karras" or one of `time_pairs`. Other arguments as
     in `Sampling`. Source: Lu et al. 2022b, algorithm 2.
     """
-    return _solve(_dpmpp_move, denoiser, noise_or_n, steps, spacing, y=y, seed=seed, seeds=seeds, generator=generator,
-                  clip=clip)
+    return _solve(Sampling.guess, _dpmpp_move, denoiser, noise_or_n, steps, spacing, y=y, seed=seed, seeds=seeds,
+                  generator=generator, clip=clip)
 
 # %% ../nbs/14_fast_solvers.ipynb #ab5182b6
 def dpmpp_sample(denoiser, noise_or_n: Tensor | int, *, steps: int, progress: bool = True, **options) -> Tensor:
