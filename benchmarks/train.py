@@ -21,10 +21,8 @@ Not in the times: checkpoints and pictures. Results go to benchmarks/results/tra
 """
 import argparse
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -35,6 +33,8 @@ os.environ["TQDM_DISABLE"] = "1"
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
+
+from machine import machine  # noqa: E402
 
 from ddpm_course.data import load_digits  # noqa: E402
 from ddpm_course.train import EMA, TrainConfig, TrainState, batch_index, training_steps  # noqa: E402
@@ -212,13 +212,6 @@ def seconds_per_step(contestant, steps: int, device: str) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
@@ -242,9 +235,7 @@ def main() -> None:
             for name, contestant in ready.items():
                 times.setdefault(name, []).append(seconds_per_step(contestant, args.steps, args.device))
 
-    result = {"date": datetime.date.today().isoformat(), "machine": platform.platform(), "threads": torch.get_num_threads(),
-              "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor(),
-              "versions": {p: version(p) for p in ("torch", "accelerate", "denoising-diffusion-pytorch", "diffusers")},
+    result = {"date": datetime.date.today().isoformat(), **machine(args.device),
               "settings": {k: str(v) for k, v in vars(args).items() if k != "out"}, "contestants": {}}
     print(f"{'':26s} ms a step    images/s   ratio to the network alone (smallest to largest)")
     for name, found in times.items():

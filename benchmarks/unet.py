@@ -19,10 +19,8 @@ Results go to benchmarks/results/unet.json (or --out), with machine and date.
 import argparse
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,6 +29,7 @@ import time
 from pathlib import Path
 
 import torch
+from machine import machine
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_course.forward import NoiseSchedule, linear_beta_schedule
@@ -191,19 +190,6 @@ def measure_memory(args) -> None:
     print(f"{used() - before:.0f}")
 
 
-def machine(args) -> dict:
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    gpu = torch.cuda.get_device_name() if args.device.startswith("cuda") else None
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("diffusers", "denoising-diffusion-pytorch"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "versions": versions}
-
-
 def rounds(contestants: list[Contestant], args) -> tuple[list[float], dict]:
     "FLOP/s of the matrix product and images/s of every contestant and mode, one entry a round."
     ceiling, speed = [], {(c.name, mode): [] for c in contestants for mode in MODES}
@@ -240,7 +226,7 @@ def report(contestants: list[Contestant], memory: dict, args) -> dict:
                 each = [x / y for x, y in zip(speed[a, mode], speed[b, mode])]
                 ratios.setdefault(what, {})[mode] = round(median(each), 3)
     settings = {"device": args.device, "batch_size": args.batch_size, "rounds": args.rounds, "repeats": args.repeats}
-    return {"date": args.date, "machine": machine(args), "settings": settings,
+    return {"date": args.date, "machine": machine(args.device), "settings": settings,
             "matmul_gflops": round(median(ceiling) / 1e9, 1), "contestants": rows, "ours_over_diffusers": ratios}
 
 
