@@ -61,15 +61,17 @@ def noise_source(shape, device, seed=None, seeds=None, generator=None) -> Callab
     return lambda: draw(shape, generator)
 
 # %% ../nbs/08_ddpm_sampling.ipynb #7cfed995
-def as_labels(y, n: int, device) -> Tensor | None:
-    "Labels as int64 (n,): from None, one number for all images, or one number for each."
+def as_labels(y, n: int, device, num_labels: int | None = None) -> Tensor | None:
+    "Labels as int64 (n,): from None, one number for all images, or one for each; below `num_labels` if that is known."
     if y is None:
         return None
-    y = torch.as_tensor(y, device=device)
+    y = torch.as_tensor(y)
     if y.is_floating_point() or y.ndim > 1 or (y.ndim == 1 and len(y) != n):
         raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}, expected one whole number, or one for each of "
                          f"the {n} images")
-    return y.long().expand(n)
+    if num_labels is not None and not 0 <= int(y.min()) <= int(y.max()) < num_labels:  # a GPU would not say why
+        raise ValueError(f"y goes from {int(y.min())} to {int(y.max())}, expected labels in 0..{num_labels - 1}")
+    return y.to(device).long().expand(n)
 
 # %% ../nbs/08_ddpm_sampling.ipynb #7060b35b
 def _checked_noise(noise: Tensor, shape, device) -> Tensor:
@@ -106,7 +108,7 @@ class Sampling:
         device, shape = self.schedule.betas.device, (n, *denoiser.shape)
         self.draw = noise_source(shape, device, seed, seeds, generator)
         self.x = _checked_noise(noise_or_n, shape, device) if given else self.draw()
-        self.y = as_labels(y, n, device)
+        self.y = as_labels(y, n, device, getattr(denoiser, "num_labels", None))
         self.self_conditioning = getattr(denoiser, "self_conditioning", False)
 
     def _clipped(self, x0: Tensor) -> Tensor:

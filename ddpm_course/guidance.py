@@ -30,6 +30,7 @@ class Guided(nn.Module):
         self.denoiser, self.scale, self.rescale = denoiser, scale, rescale
         self.schedule, self.shape, self.clip = denoiser.schedule, denoiser.shape, denoiser.clip
         self.self_conditioning = getattr(denoiser, "self_conditioning", False)
+        self.num_labels = getattr(denoiser, "num_labels", None)
         self.training = getattr(denoiser, "training", False)  # as the denoiser is; train() and eval() change both
 
     def forward(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:

@@ -226,15 +226,14 @@ def _fill(model: UNet, weights: dict[str, Tensor], source: str) -> UNet:
     check_tensors(weights, model.state_dict(), source)
     copies = {name: w.to(torch.float32, copy=True) for name, w in weights.items()}
     model.load_state_dict(copies, assign=True)
-    return model
+    return model.to(memory_format=torch.channels_last)  # as it is trained
 
 def _load_folder(folder: Path) -> Denoiser:
     architecture, others = _parts(read_json(folder / MANIFEST))
     model, source = _blank(architecture), folder / WEIGHTS
     _check_size(source, model)
     weights = tensors_from_bytes(read_verified(folder, WEIGHTS), str(source))
-    model = _fill(model, weights, str(source)).to(memory_format=torch.channels_last)  # as it was trained, and faster
-    return Denoiser(model, **others).eval()
+    return Denoiser(_fill(model, weights, str(source)), **others).eval()
 
 # %% ../nbs/10_sharing_models.ipynb #fa0d7921
 def _is_hub_id(name: str | Path) -> bool:

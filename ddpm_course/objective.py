@@ -60,7 +60,9 @@ class Denoiser(nn.Module):
                              "noise, and x0 would be a division by zero; expected 'v' or 'x0'")
         self.model, self.schedule, self.prediction = model, schedule, prediction
         self.shape, self.clip = tuple(shape), clip
-        self.self_conditioning = getattr(getattr(model, "config", None), "self_conditioning", False)
+        config = getattr(model, "config", None)
+        self.self_conditioning = getattr(config, "self_conditioning", False)
+        self.num_labels = config.num_classes + config.null_label if getattr(config, "num_classes", None) else None
 
     def forward(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:
         """
