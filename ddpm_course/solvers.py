@@ -44,7 +44,7 @@ def karras_pairs(schedule: NoiseSchedule, steps: int, exponent: float = 7.0,
     T = schedule.num_timesteps
     if not 1 <= steps <= T:
         raise ValueError(f"steps is {steps}, expected 1 to {T}, the number of noise levels")
-    ratios = schedule.snr(torch.arange(T, device=schedule.betas.device)).double().rsqrt().cpu()
+    ratios = schedule.snr(torch.arange(T, device=schedule.betas.device)).cpu().double().rsqrt()
     low, high = ratios[0].item() ** (1 / exponent), min(ratios[-1].item(), largest) ** (1 / exponent)
     wanted, i = torch.linspace(low, high, steps, dtype=torch.float64) ** exponent, torch.arange(steps)
     times = torch.searchsorted((ratios[1:] * ratios[:-1]).sqrt(), wanted)  # the nearest level, in logarithms

@@ -413,7 +413,8 @@ def save_checkpoint(state: TrainState, config: TrainConfig, validation: float | 
                                    f"{', '.join(older) or 'none'}", error.filename) from error
     for name in TRAINING:
         read_verified(folder, name)  # what cannot be read back is no reason to delete an older one
-    for old in set(checkpoints(config.out)[config.keep:]) - {best_checkpoint(config.out)}:
+    kept = [p for p in checkpoints(config.out) if p.name <= folder.name]  # a newer one was damaged and passed over
+    for old in set(kept[config.keep:]) - {best_checkpoint(config.out)}:
         hidden = old.with_name(f".{old.name}.old")
         os.replace(old, hidden)  # gone at once, or not at all
         shutil.rmtree(hidden)
@@ -510,13 +511,11 @@ def describe_data(data: ImageDataset, held_out: ImageDataset | None) -> dict:
 
 # %% ../nbs/11_training.ipynb #a1a9647a
 def _check_run(config: TrainConfig, described: dict) -> None:
-    "Before a run goes on: the images are those it was begun with; what a crash left half-written is removed."
+    "Before a run goes on: the images are those it was begun with."
     out = Path(config.out)
     if (out / DATA).exists() and (was := read_json(out / DATA)).get("fingerprint") != described["fingerprint"]:
         raise ValueError(f"the images in {config.data!r} have changed since the run was begun ({was.get('images')} "
                          f"then, {described['images']} now); expected the same, or another run folder")
-    for leftover in out.glob("checkpoints/.step-*"):
-        shutil.rmtree(leftover)
 
 # %% ../nbs/11_training.ipynb #8f5a4229
 def read_metrics(run: str | Path) -> list[dict]:
@@ -613,6 +612,8 @@ def _begin(config: TrainConfig) -> tuple[TrainState, ImageDataset, ImageDataset 
         _check_run(config, described)
         resume_from(state, config)
     accelerator.wait_for_everyone()
+    for leftover in out.glob("checkpoints/.step-*") if state.rank == 0 else ():
+        shutil.rmtree(leftover)  # what a crash left half-written
     if state.rank == 0 and not (config.resume and (out / DATA).exists()):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / MANIFEST, dataclasses.asdict(config))

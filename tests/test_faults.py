@@ -1,5 +1,6 @@
 """What goes wrong in long runs: killed processes, full disks, damaged files. Nothing is lost, nothing silently wrong."""
 import errno
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
 from PIL import Image
 
 from ddpm_course import train as train_module
@@ -200,6 +202,24 @@ def test_damaged_files_end_in_an_error_or_in_the_right_weights(pictures, tmp_pat
     assert {(0, False), (0, True), (2, False)} <= set(ends)  # unharmed; from the checkpoint before; refused
 
 
+def test_a_checkpoint_that_cannot_be_read_back_is_no_reason_to_delete_an_older_one(pictures, tmp_path, monkeypatch):
+    real = train_module.save_pretrained
+
+    def careless(denoiser, folder, **options):  # a disk that says "written" and has not
+        real(denoiser, folder, **options)
+        if folder.name == "step-00000003":
+            (folder / "training.safetensors").write_bytes(b"")
+    monkeypatch.setattr(train_module, "save_pretrained", careless)
+    with pytest.raises(ValueError, match="training.safetensors' is damaged"):
+        train(config(pictures, tmp_path / "run", steps=4), progress=False)
+    assert [p.name[-1] for p in checkpoints(tmp_path / "run")] == ["3", "2", "1"]
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="step-00000003 is passed over"):
+        train(config(pictures, tmp_path / "run", steps=4, resume=True), progress=False)
+    train(config(pictures, tmp_path / "whole", steps=4), progress=False)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_pickle_is_never_opened(pictures, tmp_path):
     train(config(pictures, tmp_path / "run", steps=2), progress=False)
 
@@ -265,3 +285,42 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(pictures, tmp_path, monke
     assert [p.name for p in checkpoints(run.folder)] == ["step-00000005", "step-00000004", "step-00000002"]
     assert best_checkpoint(run.folder).name == "step-00000002"
     assert json.loads((best_checkpoint(run.folder) / "training.json").read_text())["validation_loss"] == 0.2
+
+
+@pytest.mark.filterwarnings("ignore:.log_with=")  # accelerate says it as well
+def test_a_tracker_whose_package_is_missing_is_refused_before_anything_is_written(pictures, tmp_path):
+    for name in ("tensorboard", "wandb", "trackio"):
+        if importlib.util.find_spec(name) is None:
+            with pytest.raises(ValueError, match=f"pip install {name}"):
+                train(config(pictures, tmp_path / "run", steps=2, tracker=name), progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tracker_is_given_the_configuration_and_each_line_of_the_metrics(pictures, tmp_path, monkeypatch):
+    told, real = [], train_module.Accelerator
+
+    class Spy(GeneralTracker):
+        name, requires_logging_directory, tracker = "spy", False, None
+
+        def store_init_configuration(self, values):
+            told.append(values)
+
+        def log(self, values, step=None, **options):
+            told.append({"step": step, **values})
+
+        def finish(self):
+            told.append("finished")
+
+    def accelerator(log_with=None, **options):
+        return real(log_with=log_with and Spy(), **options)
+    monkeypatch.setattr(train_module, "Accelerator", accelerator)
+    train(config(pictures, tmp_path / "untold", steps=2), progress=False)
+    assert not told
+    run = train(config(pictures, tmp_path / "run", steps=2, tracker="wandb"), progress=False)
+    assert told[0]["steps"] == "2" and told[1:] == [*run.metrics, "finished"] and len(run.metrics) == 2
+
+
+def test_tensorboard_where_it_is_installed(pictures, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(config(pictures, tmp_path / "run", steps=2, tracker="tensorboard"), progress=False)
+    assert list((tmp_path / "run").rglob("events.out.tfevents*")) and len(read_metrics(tmp_path / "run")) == 2

@@ -1,12 +1,16 @@
 """The program as a process of its own: started from another folder, interrupted for real, resumed."""
+import contextlib
 import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 PROGRAM = [sys.executable, "-m", "ddpm_course"]
@@ -65,6 +69,24 @@ def test_an_interruption_keeps_what_was_trained_and_resuming_ends_as_if_nothing_
     assert rows == sorted(set(rows)) and rows[-1] == 60
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals that can be sent to a group of processes")
+def test_ctrl_c_in_a_terminal_goes_to_the_processes_that_decode_images_too(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(16):
+        Image.new("L", (28, 28), 10 * i).save(tmp_path / "pictures" / f"{i}.png")
+    started = subprocess.Popen(
+        [*PROGRAM, "train", "--data", "pictures", "--memory", "0", "--workers", "2", "--out", "run", "--steps", "5000",
+         *TINY], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGINT)
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 130 and "keeps what was trained" in out and not err, err
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) in (1, 2, 3)
+
+
 def test_the_program_is_quiet_where_nobody_watches_and_says_where_a_run_stands(whole):
     told = program("info", "run", cwd=whole.parent)
     assert told.returncode == 0 and not told.stderr
@@ -72,3 +94,22 @@ def test_the_program_is_quiet_where_nobody_watches_and_says_where_a_run_stands(w
         assert words in told.stdout
     again = program("train", "--resume", "--out", "run", cwd=whole.parent)
     assert again.returncode == 0 and not again.stderr and again.stdout.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_a_terminal_is_shown_the_loss_the_speed_and_the_time_left(tmp_path):
+    import fcntl
+    import pty
+    import termios
+    watched, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    started = subprocess.Popen([*PROGRAM, "train", "--out", "run", "--steps", "10", *TINY], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux says so where the other end is closed
+        while part := os.read(watched, 4096):
+            shown += part
+    os.close(watched)
+    assert started.wait(120) == 0 and started.stdout.read().count(b"\n") == 1
+    assert re.search(r"10/10 \[\d+:\d+<\d+:\d+, .*loss \d\.\d+, \d+ images/s", shown.decode()), shown
