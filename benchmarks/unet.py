@@ -3,6 +3,7 @@
     python benchmarks/unet.py                                    # about ten minutes on two quiet CPU cores
     python benchmarks/unet.py --rounds 1 --profile 0 --peak 0    # a short try
     python benchmarks/unet.py --device cuda --batch-size 128
+    python benchmarks/unet.py --compile --peak 0 --profile 0 --out benchmarks/results/unet_compiled.json
 
 Ours and diffusers' have the CIFAR-10 configuration of Ho et al. 2020 (35.7 million parameters) and the same weights;
 before anything is timed, their answers are compared. lucidrains' has as many parameters, but another design and about
@@ -97,6 +98,8 @@ class Contestant:
     def __init__(self, name: str, args, same_weights: bool = True):
         self.name, self.device = name, args.device
         self.model = build(name, args, same_weights)
+        if args.compile:
+            self.model.compile()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-5, fused=True)
         g = torch.Generator().manual_seed(1)
         x = torch.randn(args.batch_size, 3, 32, 32, generator=g).to(args.device)
@@ -225,7 +228,8 @@ def report(contestants: list[Contestant], memory: dict, args) -> dict:
             if (a, mode) in speed and (b, mode) in speed:
                 each = [x / y for x, y in zip(speed[a, mode], speed[b, mode])]
                 ratios.setdefault(what, {})[mode] = round(median(each), 3)
-    settings = {"device": args.device, "batch_size": args.batch_size, "rounds": args.rounds, "repeats": args.repeats}
+    settings = {"device": args.device, "batch_size": args.batch_size, "rounds": args.rounds, "repeats": args.repeats,
+                "compile": args.compile}
     return {"date": args.date, "machine": machine(args.device), "settings": settings,
             "matmul_gflops": round(median(ceiling) / 1e9, 1), "contestants": rows, "ours_over_diffusers": ratios}
 
@@ -257,6 +261,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--date", default=datetime.date.today().isoformat(), help="as YYYY-MM-DD; default: today")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for every contestant")
     parser.add_argument("--profile", type=int, default=1, help="0: do not look where the time goes")
     parser.add_argument("--peak", type=int, default=1, help="0: do not measure memory")
     parser.add_argument("--only", nargs="*", default=list(CONTESTANTS), help="names of contestants")

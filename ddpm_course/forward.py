@@ -130,7 +130,10 @@ class _Levels(nn.Module):
 
     def scales(self, t: int) -> tuple[float, float]:
         "`(sqrt(alpha-bar), sqrt(1 - alpha-bar))` at one level `t`, as Python floats in double precision."
-        return self._scales[self._entry(int(t))]
+        t = int(t)
+        if not -1 <= t <= len(self._scales) - 2:
+            _check_t(t, self.betas)  # says what is wrong
+        return self._scales[t + 1]
 
 # %% ../nbs/02_forward_process.ipynb #473cd15b
 @dataclass(frozen=True)
