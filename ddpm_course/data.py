@@ -165,8 +165,8 @@ def _open_named(name: str, split: str, root: str | Path, download: bool):
     try:
         return getattr(torchvision.datasets, cls)(root, **splits[split], download=download)
     except RuntimeError as error:
-        how = "to download it say download=True (on the command line: --download)"
-        how = f"the download failed: {error}" if download else how
+        how = (f"the download failed: {error}" if download else
+               "to download it say download=True (on the command line: --download)")
         raise ValueError(f"data set {name!r} is not in {str(root)!r}; {how}") from error
     except ModuleNotFoundError as error:  # Flowers102 needs scipy, the download of CelebA gdown
         raise ValueError(f"data set {name!r} needs a package that is missing: pip install {error.name}") from error
