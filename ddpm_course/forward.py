@@ -128,11 +128,12 @@ class _Levels(nn.Module):
         "Signal-to-noise ratio alpha-bar / (1 - alpha-bar) at level `t`; infinite at -1. float32 of the shape of `t`."
         return self.alpha_bar(t) / self.one_minus_alpha_bar(t)
 
-    def scales(self, t: int) -> tuple[float, float]:
-        "`(sqrt(alpha-bar), sqrt(1 - alpha-bar))` at one level `t`, as Python floats in double precision."
-        t = int(t)
-        if not -1 <= t <= len(self._scales) - 2:
-            _check_t(t, self.betas)  # says what is wrong
+    def scales(self, t: int | Tensor) -> tuple:
+        "`(sqrt(alpha-bar), sqrt(1 - alpha-bar))` at level `t`: two double-precision floats, or float32 of its shape."
+        if type(t) is not int or not -1 <= t <= len(self._scales) - 2:  # samplers ask at every step: no call for those
+            _check_t(t, self.betas)
+        if isinstance(t, Tensor):
+            return self._alpha_bar[t + 1].sqrt(), self._one_minus_alpha_bar[t + 1].sqrt()
         return self._scales[t + 1]
 
 # %% ../nbs/02_forward_process.ipynb #473cd15b
@@ -207,8 +208,13 @@ class NoiseSchedule(_Levels):
         "A draw from q(x_t | x0) (equation 2.7), with `noise` (shape of `x0`) where given. float32 or better."
         noise = _noise_like(x0, generator) if noise is None else noise
         _check_shape("noise", noise, "x0", x0)
-        signal, sigma = per_sample(self.alpha_bar(t).sqrt(), x0), per_sample(self.one_minus_alpha_bar(t).sqrt(), x0)
+        signal, sigma = self.factors(t, x0)
         return signal * _float(x0) + sigma * _float(noise)
+
+    def factors(self, t: int | Tensor, x: Tensor) -> tuple:
+        "The two `scales` of level `t`, shaped so that they multiply images `x` (B, ...)."
+        scales = self.scales(t)
+        return tuple(per_sample(c, x) for c in scales) if isinstance(t, Tensor) else scales
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: int | Tensor) -> Gaussian:
         "q(x_{t-1} | x_t, x0) (equations 2.9, 2.10) for `t` in 0..T-1. Its variance is 0 at `t = 0`."
@@ -240,8 +246,8 @@ def prediction_target(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: int
         return x0
     if prediction != "v":
         raise ValueError(f"prediction is {prediction!r}, expected one of {PREDICTIONS}")
-    signal, sigma = schedule.alpha_bar(t).sqrt(), schedule.one_minus_alpha_bar(t).sqrt()
-    return per_sample(signal, x0) * noise - per_sample(sigma, x0) * x0
+    signal, sigma = schedule.factors(t, x0)
+    return signal * noise - sigma * x0
 
 # %% ../nbs/02_forward_process.ipynb #8b12f421
 def _less(x: Tensor, factor: float | Tensor, y: Tensor) -> Tensor:
@@ -256,10 +262,7 @@ def denoised_from(schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: int |
     says nothing about the image, and at `t = -1` `x0` nothing about the noise: those answers hold inf or NaN.
     """
     _check_shape("output", output, "x_t", x_t)
-    if isinstance(t, int):
-        signal, sigma = schedule.scales(t)  # samplers call this at every step, with one level for all images
-    else:
-        signal, sigma = (per_sample(c.sqrt(), x_t) for c in (schedule.alpha_bar(t), schedule.one_minus_alpha_bar(t)))
+    signal, sigma = schedule.factors(t, x_t)
     output, x_t = _float(output), _float(x_t)
     if prediction == "eps":
         return Denoised(_less(x_t, sigma, output).div_(signal), output)

@@ -30,9 +30,9 @@ def loss_weight(schedule: NoiseSchedule, t: Tensor, prediction: str, weighting: 
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}, expected one of {WEIGHTINGS}")
-    snr = schedule.snr(t)
     if weighting == "simple":
-        return torch.ones_like(snr)
+        return torch.ones(t.shape, device=t.device)
+    snr = schedule.snr(t)
     if weighting == "vlb":
         eps_weight = schedule.betas[t] / (2 * schedule.alphas[t] * schedule.one_minus_alpha_bar(t))
     else:
@@ -86,7 +86,7 @@ def diffusion_loss(denoiser, x0: Tensor, t: Tensor, noise: Tensor, *, y: Tensor 
     schedule, prediction = denoiser.schedule, getattr(denoiser, "prediction", "eps")
     x_t = schedule.q_sample(x0, t, noise)
     answer = denoiser(x_t, t, y)
-    error = prediction_target(schedule, *answer, t, prediction) - prediction_target(schedule, x0, noise, t, prediction)
+    error = prediction_target(schedule, answer.x0 - x0, answer.eps - noise, t, prediction)  # targets are linear
     return error.square().flatten(1).mean(1) * loss_weight(schedule, t, prediction, weighting)
 
 # %% ../nbs/04_elbo_to_mse.ipynb #c38170b2

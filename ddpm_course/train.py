@@ -198,12 +198,9 @@ def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:
 
     The images are dealt like a pack of cards that is shuffled anew, from (seed, epoch), each time it runs out.
     """
-    place = torch.arange(step * batch_size, (step + 1) * batch_size)
-    index = torch.empty_like(place)
-    for epoch in place.div(n, rounding_mode="floor").unique().tolist():
-        here = place // n == epoch
-        index[here] = _order(n, seed, epoch)[place[here] % n]
-    return index
+    lo, hi = step * batch_size, (step + 1) * batch_size
+    return torch.cat([_order(n, seed, epoch)[max(lo - epoch * n, 0):hi - epoch * n]
+                      for epoch in range(lo // n, (hi - 1) // n + 1)])
 
 # %% ../nbs/11_training.ipynb #1bc7f15a
 def draw_numbers(c: TrainConfig, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -257,7 +254,9 @@ class TrainState:
         if c.compile:
             model.compile()
         self.parallel = denoiser(self.accelerator.prepare_model(model, device_placement=False))  # averages gradients
-        self.optimizer = torch.optim.AdamW(model.parameters(), c.lr, weight_decay=0.0, fused=True)
+        self.parameters = list(model.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, c.lr, weight_decay=0.0, fused=True)
+        self.kernel_skips = self.device.type != "mps"  # Apple's kernel ignores `found_inf` in many versions of torch
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=c.precision == "fp16")
         self.first_bad = torch.tensor(-1, device=self.device)  # the first step with a number that was not finite
 
@@ -291,7 +290,8 @@ def train_step(state: TrainState, batch: tuple[Tensor, Tensor | None], config: T
         x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
     classes = model.config.num_classes
     y = None if classes is None else torch.where(hidden, classes, y)
-    model.train()
+    if not model.training:  # looking at each of its parts in every step takes longer than drawing the noise
+        model.train()
     state.optimizer.zero_grad()
     total, size = 0.0, len(x0) // c.accumulate
     for part in range(c.accumulate):
@@ -318,10 +318,11 @@ def _update(state: TrainState, loss: Tensor, config: TrainConfig) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
     state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.denoiser.model.parameters(), config.grad_clip)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.grad_clip)
     bad_loss, bad_gradient = ~torch.isfinite(loss), ~torch.isfinite(norm)
     state.optimizer.found_inf = (bad_loss | bad_gradient).float()  # the fused kernel then changes nothing
-    state.optimizer.step()
+    if state.kernel_skips or not state.optimizer.found_inf:
+        state.optimizer.step()
     state.scaler.update()
     bad = bad_loss if state.scaler.is_enabled() else bad_loss | bad_gradient  # fp16: too large a scale, tried again
     state.first_bad = torch.where((state.first_bad < 0) & bad, state.step, state.first_bad)
