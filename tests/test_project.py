@@ -57,6 +57,7 @@ def test_the_shape_of_a_chapter(path):
     assert len(tags) == len(set(tags)), "an equation number is used twice"
     assert not re.search(r"!\[\]\(", prose), "a picture without alt text"
     for kind, source in sources:
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]", source), f"a control character, a lost backslash?: {source[:80]}"
         if kind == "code":
             assert "%%capture" not in source, "assertions under %%capture never fail"
             if re.match(r"#\|\s*export", source):
