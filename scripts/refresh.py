@@ -4,7 +4,8 @@
     python scripts/refresh.py nbs/05_schedules.ipynb ...
 
 Progress bars are off, warnings on stderr are an error (a reader should not see them), and outputs that only mean
-something with a kernel (widgets) are left out: a static figure stands beside each. Running it twice changes nothing.
+something with a kernel (widgets) are left out: a static figure stands beside each. Cells that the web pages leave out
+(`#| hide`) are folded, so that JupyterLab shows one line of them. Running it twice changes nothing.
 The entries that the chapters write to the ledger of equations are merged into nbs/appendix/ledger.json, and the
 ledger's own notebook, which prints them, is run last.
 """
@@ -25,9 +26,12 @@ LEDGER = ROOT / "nbs" / "appendix" / "ledger.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+def has(cell, directive: str) -> bool:
+    return directive in (line.replace(" ", "") for line in cell.source.splitlines())
+
+
 def skipped(cell) -> bool:
-    lines = [line.replace(" ", "") for line in cell.source.splitlines()]
-    return cell.cell_type != "code" or "#|eval:false" in lines
+    return cell.cell_type != "code" or has(cell, "#|eval:false")
 
 
 def refresh(path: Path) -> None:
@@ -44,7 +48,7 @@ def refresh(path: Path) -> None:
                 raise SystemExit(f"{path.name}: a cell wrote to stderr: {output.text[:300]}\n{cell.source[:99]}")
         cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         cell.execution_count = None
-        cell.metadata = {}
+        cell.metadata = {"jupyter": {"source_hidden": True}} if has(cell, "#|hide") else {}
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = None

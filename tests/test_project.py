@@ -71,6 +71,9 @@ def test_saved_outputs_are_there_and_clean(path):
     code = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     outputs = [o for c in code for o in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    for cell in code:
+        hidden = re.search(r"^#\s*\|\s*hide\s*$", "".join(cell["source"]), re.M) is not None
+        assert cell["metadata"] == ({"jupyter": {"source_hidden": True}} if hidden else {}), "run scripts/refresh.py"
     if any("print(" in "".join(c["source"]) for c in code):
         assert outputs, "a reader on a page without a kernel would see nothing; run scripts/refresh.py"
 
