@@ -90,8 +90,9 @@ def train_command(c: TrainConfig) -> int:
         print(f"stopped at step {run.step} of {c.steps}; {run.folder} keeps what was trained, go on with: "
               f"ddpm_course train --resume --out {run.folder}")
         return 128 + run.stopped_by
+    course = "; open the course with: jupyter lab nbs" if Path("nbs/index.ipynb").is_file() else ""
     print(f"samples.png, denoising.gif, loss.png and the checkpoints are in {run.folder}; draw more with: "
-          f"ddpm_course sample {run.folder}; open the course with: jupyter lab nbs")
+          f"ddpm_course sample {run.folder}{course}")
     return 0
 
 # %% ../nbs/appendix/cli.ipynb #03b9395b

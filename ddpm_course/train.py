@@ -256,7 +256,6 @@ class TrainState:
         self.parallel = denoiser(self.accelerator.prepare_model(model, device_placement=False))  # averages gradients
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, c.lr, weight_decay=0.0, fused=True)
-        self.kernel_skips = self.device.type != "mps"  # Apple's kernel ignores `found_inf` in many versions of torch
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=c.precision == "fp16")
         self.first_bad = torch.tensor(-1, device=self.device)  # the first step with a number that was not finite
 
@@ -321,7 +320,7 @@ def _update(state: TrainState, loss: Tensor, config: TrainConfig) -> None:
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.grad_clip)
     bad_loss, bad_gradient = ~torch.isfinite(loss), ~torch.isfinite(norm)
     state.optimizer.found_inf = (bad_loss | bad_gradient).float()  # the fused kernel then changes nothing
-    if state.kernel_skips or not state.optimizer.found_inf:
+    if state.device.type != "mps" or not state.optimizer.found_inf:  # Apple's kernel has not always heeded it
         state.optimizer.step()
     state.scaler.update()
     bad = bad_loss if state.scaler.is_enabled() else bad_loss | bad_gradient  # fp16: too large a scale, tried again
