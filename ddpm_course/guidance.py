@@ -6,6 +6,9 @@
 __all__ = ['Guided', 'with_guidance']
 
 # %% ../nbs/13_guidance.ipynb #43dba0e5
+import math
+
+import torch
 from torch import Tensor, nn
 
 from .forward import Denoised, per_sample
@@ -13,8 +16,9 @@ from .forward import Denoised, per_sample
 # %% ../nbs/13_guidance.ipynb #640b7acd
 def _rescaled(guided: Denoised, target: Tensor, share: float, ratio: Tensor | float) -> Denoised:
     "Equation 13.5: `guided.x0` with its contrast moved towards that of `target`; `ratio` is signal over sigma."
-    spread = [x.flatten(1).std(1) for x in (target, guided.x0)]
-    factor = per_sample(share * spread[0] / spread[1] + 1 - share, guided.x0)
+    spread = [x.flatten(1).std(1, correction=0) for x in (target, guided.x0)]
+    wanted = torch.where(spread[1] > 0, spread[0] / spread[1], 1.0)  # an even image has no contrast to move
+    factor = per_sample(share * wanted + 1 - share, guided.x0)
     return Denoised(factor * guided.x0, guided.eps + ratio * (1 - factor) * guided.x0)
 
 # %% ../nbs/13_guidance.ipynb #9371d615
@@ -30,7 +34,8 @@ class Guided(nn.Module):
         self.denoiser, self.scale, self.rescale = denoiser, scale, rescale
         self.schedule, self.shape, self.clip = denoiser.schedule, denoiser.shape, denoiser.clip
         self.self_conditioning = getattr(denoiser, "self_conditioning", False)
-        self.num_labels = getattr(denoiser, "num_labels", None)
+        classes = getattr(getattr(getattr(denoiser, "model", None), "config", None), "num_classes", None)
+        self.num_labels = classes or getattr(denoiser, "num_labels", None)  # "no label" is no label to be guided by
         self.training = getattr(denoiser, "training", False)  # as the denoiser is; train() and eval() change both
 
     def forward(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:
@@ -53,12 +58,13 @@ def with_guidance(denoiser, scale: float, *, rescale: float = 0.0) -> Guided:
     below 0, a rescale outside 0..1, a denoiser that is guided already, or a model that does not know both labels and
     "no label". Sources: Ho and Salimans 2022, equation 6; Lin et al. 2024, equations 15 and 16.
     """
-    if not scale >= 0 or not 0 <= rescale <= 1:
+    if not 0 <= scale < math.inf or not 0 <= rescale <= 1:
         raise ValueError(f"scale is {scale} and rescale is {rescale}, expected 0 or more and 0 to 1")
     if isinstance(denoiser, Guided):
         raise ValueError(f"this denoiser is guided already, with scale {denoiser.scale}; expected one that is not")
     config = getattr(getattr(denoiser, "model", None), "config", None)
-    if config is not None and (config.num_classes is None or not config.null_label):
-        missing = "labels" if config.num_classes is None else "'no label' (train with label_dropout above 0)"
+    classes, null_label = (getattr(config, name, None) for name in ("num_classes", "null_label"))
+    if config is not None and (classes is None or not null_label):
+        missing = "labels" if classes is None else "'no label' (train with label_dropout above 0)"
         raise ValueError(f"this model does not know {missing}, expected one trained with and without labels")
     return Guided(denoiser, scale, rescale)
