@@ -122,8 +122,9 @@ def plms_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, spacing: str =
     """
     PLMS (equation 14.7), one `Step` at a time, one call of the denoiser each; the last step's `x0` is the image.
 
-    The first three moves use as many earlier answers as there are. Second order, but for the last move, which is
-    DDIM's. `spacing`: "karras" or one of `time_pairs`. Other arguments as in `Sampling`. Source: Liu et al. 2022.
+    The first three moves use as many earlier answers as there are. Second order where the moves' lengths change
+    smoothly, but for the last move, which is DDIM's. `spacing`: "karras" or one of `time_pairs`. Other arguments as in
+    `Sampling`. Source: Liu et al. 2022.
     """
     return _solve(Sampling.estimate, _plms_move, denoiser, noise_or_n, steps, spacing, y=y, seed=seed, seeds=seeds,
                   generator=generator, clip=clip)

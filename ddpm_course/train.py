@@ -35,7 +35,7 @@ from .data import NAMED_DATASETS, ImageDataset, batches, fingerprint, hold_out, 
 from .ddim import ddim_steps
 from .ddpm import Step
 from .hub import checkpoints, save_pretrained
-from .objective import WEIGHTINGS, Denoiser, diffusion_loss
+from .objective import WEIGHTINGS, Denoiser, diffusion_loss, eval_mode
 from .schedules import make_schedule
 from .storage import (MANIFEST, check_tensors, read_json, read_verified, tensors_from_bytes,
                                  tensors_to_bytes, write_atomic, write_json)
@@ -46,8 +46,9 @@ class EMA(nn.Module):
     """
     A moving average of a model's weights: after each update, `average = d * average + (1 - d) * weights`.
 
-    With n updates averaged, d is the smaller of `decay` and (1 + n) / (10 + n), so that the random weights of the start
-    are soon forgotten (equation 11.4). The averaged model is `.module`; call `.update_parameters(model)` each step.
+    The first update copies the weights. After n updates d is the smaller of `decay` and (1 + n) / (10 + n), so that the
+    random weights of the start are soon forgotten (equation 11.4). The averaged model is `.module`; call
+    `.update_parameters(model)` each step. The count `n` is not in the state_dict: whoever saves one keeps both.
     """
     def __init__(self, model: nn.Module, decay: float = 0.9999):
         super().__init__()
@@ -136,7 +137,7 @@ class TrainConfig(ModelConfig):
 def _check_config(c: TrainConfig) -> None:
     for name in ("channel_mults", "attention_resolutions"):  # JSON gives lists
         object.__setattr__(c, name, getattr(c, name) and tuple(getattr(c, name)))
-    at_least = dict.fromkeys(("image_size", "steps", "batch_size", "accumulate", "num_timesteps", "log_every",
+    at_least = dict.fromkeys(("image_size", "patch_size", "steps", "batch_size", "accumulate", "num_timesteps", "log_every",
                               "save_every", "samples", "sample_steps"), 1) | {"keep": 2}
     at_least |= dict.fromkeys(("warmup", "validation", "previews", "memory", "workers"), 0)
     for name, low in at_least.items():
@@ -364,12 +365,13 @@ def validation_loss(denoiser: Denoiser, held_out: ImageDataset, config: TrainCon
     g = torch.Generator().manual_seed(_seed(c.seed, 4))
     index = torch.randperm(len(held_out), generator=g)[:n]
     levels, total = (torch.arange(n) * c.num_timesteps + c.num_timesteps // 2) // n, 0.0
-    for rows in torch.arange(n).split(c.batch_size):
-        x0, y = held_out.batch(index[rows])
-        noise = torch.randn(x0.shape, generator=g).to(device)
-        y = None if denoiser.model.config.num_classes is None else y.to(device)
-        loss = diffusion_loss(denoiser, x0.to(device), levels[rows].to(device), noise, y=y, weighting=c.weighting)
-        total += loss.sum().item()
+    with eval_mode(denoiser):
+        for rows in torch.arange(n).split(c.batch_size):
+            x0, y = held_out.batch(index[rows])
+            noise = torch.randn(x0.shape, generator=g).to(device)
+            y = None if denoiser.model.config.num_classes is None else y.to(device)
+            loss = diffusion_loss(denoiser, x0.to(device), levels[rows].to(device), noise, y=y, weighting=c.weighting)
+            total += loss.sum().item()
     return total / n
 
 # %% ../nbs/11_training.ipynb #40aaddea
@@ -392,6 +394,11 @@ def _facts(state: TrainState, config: TrainConfig, validation: float | None) -> 
 # %% ../nbs/11_training.ipynb #a6ea726e
 TRAINING = ("model.safetensors", "training.safetensors", "training.json")
 
+def _is_whole(checkpoint: Path) -> bool:
+    with contextlib.suppress(ValueError):
+        return all(read_verified(checkpoint, name) for name in TRAINING)
+    return False
+
 def save_checkpoint(state: TrainState, config: TrainConfig, validation: float | None = None) -> Path:
     """
     Write a checkpoint, itself a model folder with the averaged weights, and then drop those that are not kept.
@@ -400,10 +407,12 @@ def save_checkpoint(state: TrainState, config: TrainConfig, validation: float | 
     """
     check_finite(state, config)
     folder = Path(config.out) / "checkpoints" / f"step-{state.step:08d}"
-    training, older = _facts(state, config, validation), [p.name for p in checkpoints(config.out)]
+    if not state.optimizer.state:
+        raise ValueError("no update has been made yet, expected one or more before a checkpoint")
     facts = {"data": config.data, "training": f"{state.step} updates of {config.batch_size} images, seed {config.seed}"}
-    if folder.exists():  # damaged, and passed over when the run was resumed
+    if folder.exists() and not _is_whole(folder):  # it was passed over when the run was resumed
         shutil.rmtree(folder)
+    training, older = _facts(state, config, validation), [p.name for p in checkpoints(config.out)]
     try:
         save_pretrained(state.averaged, folder, facts=facts, extra_config={"training": training}, extra_files={
             "training.safetensors": tensors_to_bytes(_training_tensors(state)),
@@ -431,7 +440,7 @@ def best_checkpoint(run: str | Path) -> Path | None:
 
 # %% ../nbs/11_training.ipynb #b00e341e
 FREE_TO_CHANGE = {"out", "resume", "device", "accumulate", "compile", "memory", "workers", "download", "max_skipped",
-                  "log_every", "save_every", "keep", "validation", "previews", "samples", "sample_steps", "tracker"}
+                  "log_every", "save_every", "keep", "previews", "samples", "sample_steps", "tracker"}
 
 def check_same(trained: dict, config: TrainConfig, where: str) -> None:
     "`ValueError` that names the fields in which a run and a configuration differ, if they change the result."
@@ -463,6 +472,7 @@ def _restore(state: TrainState, facts: dict, averaged: dict[str, Tensor], found:
     state.ema.module.load_state_dict(averaged)
     state.step = state.ema.n = facts["step"]
     state.scaler.load_state_dict(facts["scaler"])
+    state.first_bad.fill_(-1)
     for name, p in model.named_parameters():
         like = functools.partial(torch.empty_like, p, memory_format=torch.preserve_format)
         state.optimizer.state[p] = {"step": found["updates"].clone().to(p.device),
@@ -507,13 +517,14 @@ DATA = "data.json"
 def describe_data(data: ImageDataset, held_out: ImageDataset | None) -> dict:
     "What data.json says: how many images, their classes and fingerprint, and which files were left out, and why."
     return {"images": len(data), "held_out": len(held_out or []), "classes": data.classes,
-            "fingerprint": fingerprint(data), "skipped": [{"file": f, "reason": r} for f, r in data.skipped]}
+            "in_memory": isinstance(data.images, Tensor), "fingerprint": fingerprint(data), "skipped": [{"file": f, "reason": r} for f, r in data.skipped]}
 
 # %% ../nbs/11_training.ipynb #a1a9647a
 def _check_run(config: TrainConfig, described: dict) -> None:
-    "Before a run goes on: the images are those it was begun with."
-    out = Path(config.out)
-    if (out / DATA).exists() and (was := read_json(out / DATA)).get("fingerprint") != described["fingerprint"]:
+    "Before a run goes on: the images are those it was begun with, as far as can be told."
+    was = read_json(path) if (path := Path(config.out) / DATA).exists() else described
+    alike = was.get("in_memory") == described["in_memory"]  # the fingerprint of files sees their names and sizes only
+    if any(was.get(key) != described[key] for key in (("fingerprint",) if alike else ("images", "held_out"))):
         raise ValueError(f"the images in {config.data!r} have changed since the run was begun ({was.get('images')} "
                          f"then, {described['images']} now); expected the same, or another run folder")
 
@@ -522,7 +533,7 @@ def read_metrics(run: str | Path) -> list[dict]:
     "The lines of a run's metrics.jsonl; what a crash cut off is left out."
     path, rows = Path(run) / "metrics.jsonl", []
     for line in path.read_bytes().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
             row = json.loads(line)
             rows += [row] if {"loss", "step"} <= row.keys() and isinstance(row["step"], int) else []
     return rows
@@ -543,7 +554,7 @@ class _Metrics:
         return learning_rate(self.config, self.state.step - 1)
 
     def write(self, extra: dict) -> None:
-        "One line about the updates since the last. The only place in the loop that waits for the device."
+        "One line about the updates since the last. Waits for the device."
         step, loss = self.state.step, torch.stack(self.losses).mean().item()
         seconds = max(time.perf_counter() - self.clock, 1e-9)
         row = {"step": step, "loss": loss, "lr": self.rate(), **extra,
@@ -630,7 +641,8 @@ def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambd
     `guide` is given the denoiser before pictures are drawn, and answers with the one to draw from; the command line
     guides a model that knows classes (chapter 13).
 
-    Ctrl-C or SIGTERM ends the run after the step in progress, with a checkpoint. `ValueError`, before anything is
+    Ctrl-C or SIGTERM ends the run after the step in progress (of several processes, at the next line of the log), with
+    a checkpoint. `ValueError`, before anything is
     written, for what cannot be done; `FloatingPointError` where the training diverges.
     """
     c, stopped_by = config, 0
