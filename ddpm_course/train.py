@@ -137,8 +137,8 @@ class TrainConfig(ModelConfig):
 def _check_config(c: TrainConfig) -> None:
     for name in ("channel_mults", "attention_resolutions"):  # JSON gives lists
         object.__setattr__(c, name, getattr(c, name) and tuple(getattr(c, name)))
-    at_least = dict.fromkeys(("image_size", "patch_size", "steps", "batch_size", "accumulate", "num_timesteps", "log_every",
-                              "save_every", "samples", "sample_steps"), 1) | {"keep": 2}
+    at_least = dict.fromkeys(("image_size", "patch_size", "steps", "batch_size", "accumulate", "num_timesteps",
+                              "log_every", "save_every", "samples", "sample_steps"), 1) | {"keep": 2}
     at_least |= dict.fromkeys(("warmup", "validation", "previews", "memory", "workers"), 0)
     for name, low in at_least.items():
         if getattr(c, name) < low:
@@ -517,13 +517,15 @@ DATA = "data.json"
 def describe_data(data: ImageDataset, held_out: ImageDataset | None) -> dict:
     "What data.json says: how many images, their classes and fingerprint, and which files were left out, and why."
     return {"images": len(data), "held_out": len(held_out or []), "classes": data.classes,
-            "in_memory": isinstance(data.images, Tensor), "fingerprint": fingerprint(data), "skipped": [{"file": f, "reason": r} for f, r in data.skipped]}
+            "in_memory": isinstance(data.images, Tensor), "fingerprint": fingerprint(data),
+            "skipped": [{"file": f, "reason": r} for f, r in data.skipped]}
 
 # %% ../nbs/11_training.ipynb #a1a9647a
 def _check_run(config: TrainConfig, described: dict) -> None:
     "Before a run goes on: the images are those it was begun with, as far as can be told."
     was = read_json(path) if (path := Path(config.out) / DATA).exists() else described
-    alike = was.get("in_memory") == described["in_memory"]  # the fingerprint of files sees their names and sizes only
+    # The fingerprint of files sees their names and sizes only, so it cannot be compared with that of images in memory.
+    alike = was.get("in_memory", described["in_memory"]) == described["in_memory"]
     if any(was.get(key) != described[key] for key in (("fingerprint",) if alike else ("images", "held_out"))):
         raise ValueError(f"the images in {config.data!r} have changed since the run was begun ({was.get('images')} "
                          f"then, {described['images']} now); expected the same, or another run folder")
