@@ -53,13 +53,15 @@ class EMA(nn.Module):
     def __init__(self, model: nn.Module, decay: float = 0.9999):
         super().__init__()
         self.module, self.decay = copy.deepcopy(model).requires_grad_(False), decay
+        self.averages = list(self.module.parameters())  # listed once: to look for them takes as long as the update
         self.n = 0  # counted here and not on the device, which would have to be asked each time
 
     @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        "Take in the weights after an update."
+    def update_parameters(self, model: nn.Module | list[Tensor]) -> None:
+        "Take in the weights after an update: those of `model`, or a list of them from whoever has it at hand."
         d = min(self.decay, (1 + self.n) / (10 + self.n)) if self.n else 0.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - d)
+        weights = model if isinstance(model, list) else list(model.parameters())
+        torch._foreach_lerp_(self.averages, weights, 1 - d)
         self.n += 1
 
 # %% ../nbs/11_training.ipynb #d9f8e12d
@@ -315,18 +317,22 @@ def learning_rate(c: TrainConfig, step: int) -> float:
 
 def _update(state: TrainState, loss: Tensor, config: TrainConfig) -> None:
     "Clip the gradient, move the weights if every number is finite, move their average, count."
-    for group in state.optimizer.param_groups:
+    optimizer, heeds = state.optimizer, state.device.type != "mps"  # Apple's kernel has not always heeded the two
+    for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
-    state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.grad_clip)
+    state.scaler.unscale_(optimizer)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in state.parameters])
     bad_loss, bad_gradient = ~torch.isfinite(loss), ~torch.isfinite(norm)
-    state.optimizer.found_inf = (bad_loss | bad_gradient).float()  # the fused kernel then changes nothing
-    if state.device.type != "mps" or not state.optimizer.found_inf:  # Apple's kernel has not always heeded it
-        state.optimizer.step()
+    optimizer.found_inf = (bad_loss | bad_gradient).float()  # the fused kernel then changes nothing
+    optimizer.grad_scale = (norm / config.grad_clip).clamp(min=1) if heeds else None  # and divides the gradient by this
+    if not heeds:
+        torch.nn.utils.clip_grads_with_norm_(state.parameters, config.grad_clip, norm)
+    if heeds or not optimizer.found_inf:
+        optimizer.step()
     state.scaler.update()
     bad = bad_loss if state.scaler.is_enabled() else bad_loss | bad_gradient  # fp16: too large a scale, tried again
     state.first_bad = torch.where((state.first_bad < 0) & bad, state.step, state.first_bad)
-    state.ema.update_parameters(state.denoiser.model)
+    state.ema.update_parameters(state.parameters)
     state.step += 1
 
 # %% ../nbs/11_training.ipynb #a9f24c69
