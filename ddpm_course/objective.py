@@ -64,15 +64,19 @@ class Denoiser(nn.Module):
         self.self_conditioning = getattr(config, "self_conditioning", False)
         self.num_labels = config.num_classes + config.null_label if getattr(config, "num_classes", None) else None
 
-    def forward(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:
+    def predict(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Tensor:
         """
-        The estimate of x0 and eps for `x_t` (B, C, H, W) at level `t` (int or int64 (B,)), with labels `y` int64 (B,).
+        The network's own answer, the quantity that `prediction` names, for `x_t` (B, C, H, W) at level `t`.
 
-        `x0_prev`: the estimate of the step before, for networks with self-conditioning.
+        `t` is an int or int64 (B,), `y` int64 (B,) labels. `x0_prev`: the estimate of the step before, for networks
+        with self-conditioning.
         """
         levels = torch.full((len(x_t),), t, device=x_t.device) if isinstance(t, int) else t
-        extra = {} if x0_prev is None else {"x0_prev": x0_prev}
-        return denoised_from(self.schedule, self.model(x_t, levels, y, **extra), x_t, t, self.prediction)
+        return self.model(x_t, levels, y, **({} if x0_prev is None else {"x0_prev": x0_prev}))
+
+    def forward(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:
+        "The estimate of x0 and eps that follows from `predict`, whose arguments it takes."
+        return denoised_from(self.schedule, self.predict(x_t, t, y, x0_prev), x_t, t, self.prediction)
 
 # %% ../nbs/04_elbo_to_mse.ipynb #4851aeb9
 def diffusion_loss(denoiser, x0: Tensor, t: Tensor, noise: Tensor, *, y: Tensor | None = None,
@@ -85,8 +89,11 @@ def diffusion_loss(denoiser, x0: Tensor, t: Tensor, noise: Tensor, *, y: Tensor 
     """
     schedule, prediction = denoiser.schedule, getattr(denoiser, "prediction", "eps")
     x_t = schedule.q_sample(x0, t, noise)
-    answer = denoiser(x_t, t, y)
-    error = prediction_target(schedule, answer.x0 - x0, answer.eps - noise, t, prediction)  # targets are linear
+    if hasattr(denoiser, "predict"):
+        answer = denoiser.predict(x_t, t, y)
+    else:  # no network inside: what it would have answered
+        answer = prediction_target(schedule, *denoiser(x_t, t, y), t, prediction)
+    error = answer - prediction_target(schedule, x0, noise, t, prediction)
     return error.square().flatten(1).mean(1) * loss_weight(schedule, t, prediction, weighting)
 
 # %% ../nbs/04_elbo_to_mse.ipynb #c38170b2
