@@ -26,7 +26,7 @@ from .guidance import with_guidance
 from .hub import checkpoints, load_pretrained
 from .objective import Denoiser
 from .storage import MANIFEST, read_json
-from .train import DATA, TrainConfig, best_checkpoint, pick_device, read_metrics, train
+from .train import DATA, TrainConfig, best_checkpoint, is_whole, pick_device, read_metrics, train
 
 # %% ../nbs/appendix/cli.ipynb #beb5a438
 @dataclasses.dataclass
@@ -109,22 +109,25 @@ class InfoConfig:
 def describe_run(folder: str | Path) -> dict[str, str]:
     "What a run folder holds, in a few lines. `ValueError` where it is none."
     run = Path(folder)
-    c, data = saved_config(run / MANIFEST), read_json(run / DATA)
+    c, data = saved_config(run / MANIFEST), read_json(run / DATA) if (run / DATA).exists() else {}
     saved, rows, best = checkpoints(run), read_metrics(run), best_checkpoint(run)
-    step = int(saved[0].name[5:]) if saved else 0
+    whole = [p for p in saved if is_whole(p)]  # a run goes on from the newest of these
+    step = int(whole[0].name[5:]) if whole else 0
     classes, skipped = (len(data.get(name) or []) for name in ("classes", "skipped"))
     losses = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
     lines = {
         "run": f"{folder}: {'finished' if step >= c.steps else 'not finished'}, {step} of {c.steps} steps saved",
         "images": f"{c.data}: {data.get('images')} of {c.image_size} x {c.image_size} pixels and {c.channels} "
-                  f"channel(s), {classes} classes; {data.get('held_out')} held out; {skipped} files left out",
+                  f"channel(s), {classes} classes; {data.get('held_out')} held out; {skipped} files left out"
+                  if data else f"{c.data}: not read yet",
         "training": f"batches of {c.batch_size}, learning rate {c.lr:g}, EMA {c.ema:g}, {c.precision}, seed {c.seed}"}
     if saved:
-        model = load_pretrained(saved[0])
+        lines["checkpoints"] = ", ".join(p.name + ("" if p in whole else " (damaged)") for p in saved)
+    if whole:
+        model = load_pretrained(whole[0])
         parameters = sum(p.numel() for p in model.model.parameters())
         lines["model"] = (f"{parameters:,} parameters, predicts {model.prediction}, {c.schedule} schedule with "
                           f"T = {c.num_timesteps}")
-        lines["checkpoints"] = ", ".join(p.name for p in saved)
     if rows:
         lines["loss"] = f"{rows[-1]['loss']:.4f} at step {rows[-1]['step']}"
     if best:

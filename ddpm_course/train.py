@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['HALF', 'TRAINING', 'FREE_TO_CHANGE', 'DATA', 'EMA', 'rise_and_fall', 'DataConfig', 'ModelConfig', 'TrainConfig',
            'pick_device', 'load_data', 'batch_index', 'draw_numbers', 'architecture', 'TrainState', 'train_step',
-           'learning_rate', 'check_finite', 'training_steps', 'validation_loss', 'save_checkpoint', 'best_checkpoint',
-           'check_same', 'resume_from', 'describe_data', 'read_metrics', 'Run', 'train', 'draw', 'write_pictures']
+           'learning_rate', 'check_finite', 'training_steps', 'validation_loss', 'is_whole', 'save_checkpoint',
+           'best_checkpoint', 'check_same', 'resume_from', 'describe_data', 'read_metrics', 'Run', 'train', 'draw',
+           'write_pictures']
 
 # %% ../nbs/11_training.ipynb #2a0ed503
 import contextlib
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import viz
-from .data import NAMED_DATASETS, ImageDataset, batches, fingerprint, hold_out, load_images
+from .data import NAMED_DATASETS, ImageDataset, UnreadableImage, batches, fingerprint, hold_out, load_images
 from .ddim import ddim_steps
 from .ddpm import Step
 from .hub import checkpoints, save_pretrained
@@ -48,7 +49,7 @@ class EMA(nn.Module):
 
     The first update copies the weights. After n updates d is the smaller of `decay` and (1 + n) / (10 + n), so that the
     random weights of the start are soon forgotten (equation 11.4). The averaged model is `.module`; call
-    `.update_parameters(model)` each step. The count `n` is not in the state_dict: whoever saves one keeps both.
+    `.update_parameters(model)` each step.
     """
     def __init__(self, model: nn.Module, decay: float = 0.9999):
         super().__init__()
@@ -63,6 +64,12 @@ class EMA(nn.Module):
         weights = model if isinstance(model, list) else list(model.parameters())
         torch._foreach_lerp_(self.averages, weights, 1 - d)
         self.n += 1
+
+    def get_extra_state(self) -> Tensor:  # what torch puts into the state_dict besides the weights
+        return torch.tensor(self.n)
+
+    def set_extra_state(self, n: Tensor) -> None:
+        self.n = int(n)
 
 # %% ../nbs/11_training.ipynb #d9f8e12d
 def rise_and_fall(step: int, steps: int, warmup: int, decay: float) -> float:
@@ -400,7 +407,8 @@ def _facts(state: TrainState, config: TrainConfig, validation: float | None) -> 
 # %% ../nbs/11_training.ipynb #a6ea726e
 TRAINING = ("model.safetensors", "training.safetensors", "training.json")
 
-def _is_whole(checkpoint: Path) -> bool:
+def is_whole(checkpoint: str | Path) -> bool:
+    "Whether every file of a checkpoint is there and as it was written."
     with contextlib.suppress(ValueError):
         return all(read_verified(checkpoint, name) for name in TRAINING)
     return False
@@ -416,7 +424,7 @@ def save_checkpoint(state: TrainState, config: TrainConfig, validation: float | 
     if not state.optimizer.state:
         raise ValueError("no update has been made yet, expected one or more before a checkpoint")
     facts = {"data": config.data, "training": f"{state.step} updates of {config.batch_size} images, seed {config.seed}"}
-    if folder.exists() and not _is_whole(folder):  # it was passed over when the run was resumed
+    if folder.exists() and not is_whole(folder):  # it was passed over when the run was resumed
         shutil.rmtree(folder)
     training, older = _facts(state, config, validation), [p.name for p in checkpoints(config.out)]
     try:
@@ -642,6 +650,19 @@ def _begin(config: TrainConfig) -> tuple[TrainState, ImageDataset, ImageDataset 
     return state, data.to(state.device), held_out
 
 # %% ../nbs/11_training.ipynb #a4568e1e
+@contextlib.contextmanager
+def _saved_before_an_unreadable_image(state: TrainState, config: TrainConfig):
+    "What was trained is saved where an image cannot be read any more. Images are read between updates, never within."
+    try:
+        yield
+    except UnreadableImage as error:
+        if not state.optimizer.state:  # nothing was trained yet
+            raise
+        if state.rank == 0 and f"step-{state.step:08d}" not in [p.name for p in checkpoints(config.out)]:
+            save_checkpoint(state, config)
+        raise UnreadableImage(f"{error}; the {state.step} updates until then are saved in {config.out!r}") from error
+
+# %% ../nbs/11_training.ipynb #55a47245
 def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambda denoiser: denoiser) -> Run:
     """
     Train as `config` says and leave a run folder: configuration, metrics, checkpoints, and pictures at the end.
@@ -650,14 +671,14 @@ def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambd
     guides a model that knows classes (chapter 13).
 
     Ctrl-C or SIGTERM ends the run after the step in progress (of several processes, at the next line of the log), with
-    a checkpoint. `ValueError`, before anything is
-    written, for what cannot be done; `FloatingPointError` where the training diverges.
+    a checkpoint. `ValueError`, before anything is written, for what cannot be done; `FloatingPointError` where the
+    training diverges; `UnreadableImage`, after a checkpoint, where a file vanishes or is damaged during the run.
     """
     c, stopped_by = config, 0
     state, data, held_out = _begin(c)
     bar = tqdm(total=c.steps, initial=state.step, disable=not progress or state.rank > 0, unit="step")
     metrics = _Metrics(state, c, bar)
-    with bar, _interruptible() as received:
+    with bar, _interruptible() as received, _saved_before_an_unreadable_image(state, c):
         for step, loss in training_steps(state, data, c):
             metrics.losses.append(loss)
             bar.update()

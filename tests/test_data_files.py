@@ -1,4 +1,6 @@
 """Folders of real files: every format and mode, what cannot be read, sets too large for memory, named data sets."""
+import dataclasses
+import inspect
 import json
 import struct
 import zlib
@@ -7,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data as skimage_data
 
 from ddpm_course import data as data_module
+from ddpm_course import train as train_module
 from ddpm_course.cli import main
-from ddpm_course.data import ImageFiles, batches, fingerprint, hold_out, load_images
+from ddpm_course.data import ImageFiles, UnreadableImage, batches, fingerprint, hold_out, load_digits, load_images
 from ddpm_course.hub import checkpoints, load_pretrained
 from ddpm_course.train import TrainConfig, train
 
-skimage_data = pytest.importorskip("skimage.data")
 RED = (200, 30, 60)
 
 
@@ -89,12 +92,28 @@ def test_a_camera_held_upright_and_the_first_frame_of_a_gif(tmp_path):
     assert centre(tmp_path) == [255, 0, 0]
 
 
+def png(path, side, bits, kind, pixels, *chunks):
+    "A square PNG, byte by byte: `kind` 0 is grey, 2 RGB, 4 grey and alpha; `pixels` the rows, a zero before each."
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    header = struct.pack(">IIBBBBB", side, side, bits, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
 def bomb(path, side):
     "A PNG of a few bytes that says it is side x side pixels large."
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")))
+    png(path, side, 8, 0, b"")
+
+
+@pytest.mark.parametrize("kind, levels, transparent, expected", [
+    (0, [99], None, (99, 99, 99)), (0, [99], 99, (255, 255, 255)), (0, [99], 98, (99, 99, 99)),
+    (2, RED, None, RED), (4, [99, 255], None, (99, 99, 99)), (4, [99, 0], None, (255, 255, 255))])
+def test_sixteen_bits_in_every_kind_of_png(tmp_path, kind, levels, transparent, expected):
+    row = b"\0" + struct.pack(">" + "H" * len(levels), *(257 * level for level in levels)) * 9
+    chunks = [] if transparent is None else [(b"tRNS", struct.pack(">H", 257 * transparent))]
+    png(tmp_path / "deep.png", 9, 16, kind, 9 * row, *chunks)
+    assert centre(tmp_path) == list(expected)
 
 
 def damaged(folder):
@@ -244,7 +263,7 @@ def test_named_data_sets_are_read_and_never_downloaded_unasked(tmp_path, monkeyp
     class Pretend(torch.utils.data.Dataset):
         "Stands for a data set of torchvision, and remembers whether it was told to download."
         def __init__(self, root, download=False, **split):
-            asked.append(download)
+            asked.append((download, split))
 
         def __len__(self):
             return 3
@@ -255,11 +274,71 @@ def test_named_data_sets_are_read_and_never_downloaded_unasked(tmp_path, monkeyp
             return Image.new("RGB", (9, 9), RED), i
 
     for name, (cls, _) in data_module.NAMED_DATASETS.items():
+        real = inspect.signature(getattr(torchvision.datasets, cls))
         monkeypatch.setattr(torchvision.datasets, cls, Pretend)
         assert len(load_images(name, image_size=8, channels=3, root=tmp_path)) == 3
-        load_images(name, image_size=8, channels=3, root=tmp_path, download=True)
-    assert asked == [False, True] * 6
+        load_images(name, image_size=8, channels=3, root=tmp_path, download=True, split="test")
+        (told, train_part), (told_too, test_part) = asked[-2:]
+        assert (told, told_too) == (False, True) and train_part != test_part
+        for part in (train_part, test_part):
+            real.bind(tmp_path, **part)  # torchvision's own class would understand it
+    assert len(asked) == 2 * 6
     assert not TrainConfig(data="mnist").flip and not TrainConfig().flip
+
+
+def test_a_damaged_image_in_a_named_data_set_is_skipped_and_its_number_told(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    class Pretend:
+        def __init__(self, root, download=False, **split):
+            pass
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            if i == 1:
+                raise OSError("image file is truncated")
+            return Image.new("RGB", (9, 9), RED), 0
+
+    monkeypatch.setattr(torchvision.datasets, "CelebA", Pretend)
+    found = load_images("celeba", image_size=8, channels=3, root=tmp_path, max_skipped=0.25)
+    assert len(found) == 3 and found.skipped == [("image 1", "OSError: image file is truncated")]
+    with pytest.raises(ValueError, match="1 of 4 images cannot be read.*image 1: OSError"):
+        load_images("celeba", image_size=8, channels=3, root=tmp_path, max_skipped=0.2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_vanishes_during_a_run_is_named_and_what_was_trained_is_saved(tmp_path, monkeypatch, workers):
+    folder, out = tmp_path / "pictures", tmp_path / "run"
+    folder.mkdir()
+    for i in range(12):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(folder / f"{i:02d}.png")
+    config = TrainConfig(data=str(folder), out=str(out), memory=0, workers=workers,
+                         **{**TINY, "holdout": 0, "steps": 60})
+    told = train_module._Metrics.write
+    def write(self, more):  # the first line of the metrics: update 2
+        told(self, more)
+        (folder / "07.png").unlink(missing_ok=True)
+    monkeypatch.setattr(train_module._Metrics, "write", write)
+    with pytest.raises(UnreadableImage, match=r"07\.png could be read before and cannot be read now: FileNotFoundError"
+                                              r"(?s:.*); the \d+ updates until then are saved in") as failed:
+        train(config, progress=False)
+    assert "Traceback" not in str(failed.value)
+    step = int(str(failed.value).split("; the ")[1].split()[0])
+    assert step >= 2 and checkpoints(out)[0].name == f"step-{step:08d}"
+    monkeypatch.undo()
+    Image.new("RGB", (16, 16), (140, 0, 0)).save(folder / "07.png")
+    assert train(dataclasses.replace(config, resume=True), progress=False).finished
+
+
+def test_the_settings_of_a_run_reach_the_images(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(train_module, "load_images", lambda name, **options: asked.update(options) or load_digits())
+    train_module.load_data(TrainConfig(data="somewhere", image_size=20, channels=3, download=True, workers=5,
+                                       max_skipped=0.3, background=7, memory=1.5))
+    assert asked == {"image_size": 20, "channels": 3, "download": True, "workers": 5, "max_skipped": 0.3,
+                     "background": 7, "memory": 1.5}
 
 
 def test_a_named_data_set_that_is_not_there(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Two processes on one CPU (gloo, started by torchrun) end with the weights of one, to float precision."""
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -90,7 +91,32 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert [row["step"] for row in lines] == [3, 6, 9, 12]
     for row, alone in zip(lines, one.metrics):  # the loss of the whole batch, not of one rank's half
         assert abs(row["loss"] - alone["loss"]) < 1e-4
-        assert ("validation_loss" in row) == (row["step"] % 6 == 0)
+        assert ("validation_loss" in row) == ("validation_loss" in alone) == (row["step"] % 6 == 0)
+        assert abs(row.get("validation_loss", 0) - alone.get("validation_loss", 0)) < 1e-3
+
+
+TORCHRUN = "torch.distributed.run --nproc_per_node"
+NODES = "--nnodes 2 --master_addr 127.0.0.1 --master_port {port} --node_rank"
+LAUNCHERS = {"torchrun": [f"{TORCHRUN} 2 --standalone"], "two machines": [f"{TORCHRUN} 1 {NODES} {n}" for n in (0, 1)],
+             "accelerate": ["accelerate.commands.launch --cpu --num_processes 1"]}  # it starts no more on a CPU
+
+
+@pytest.mark.skipif(not torch.distributed.is_available() or os.name == "nt", reason="needs gloo and torchrun")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_program_under_the_launchers_of_chapter_11(tmp_path, launcher):
+    args = ("-m ddpm_course train --device cpu --out run --base-channels 8 --groups 4 --num-timesteps 20 "
+            "--batch-size 4 --steps 4 --validation 4 --samples 2 --sample-steps 2 --log-every 2").split()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    commands = [[sys.executable, "-m", *c.format(port=port).split(), *args] for c in LAUNCHERS[launcher]]
+    started = [subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env={**os.environ, "OMP_NUM_THREADS": "1"}) for command in commands]
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), said
+    assert (tmp_path / "run" / "samples.png").stat().st_size > 0
+    about = json.loads((tmp_path / "run" / "checkpoints" / "step-00000004" / "training.json").read_text())
+    assert about["environment"]["processes"] == (1 if launcher == "accelerate" else 2)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path):

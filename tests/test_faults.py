@@ -202,6 +202,21 @@ def test_damaged_files_end_in_an_error_or_in_the_right_weights(pictures, tmp_pat
     assert {(0, False), (0, True), (2, False)} <= set(ends)  # unharmed; from the checkpoint before; refused
 
 
+def test_where_a_damaged_run_stands_is_told_as_it_would_be_resumed(pictures, tmp_path, capsys):
+    run = tmp_path / "run"
+    train(config(pictures, run, steps=3, keep=3), progress=False)
+    assert main(["info", str(run)]) == 0
+    assert "run          " + f"{run}: finished, 3 of 3 steps saved" in capsys.readouterr().out
+    for name in ("training.safetensors", MANIFEST):
+        (checkpoints(run)[0] / name).write_bytes(b"{")
+        assert main(["info", str(run)]) == 0
+        told = capsys.readouterr().out
+        assert "not finished, 2 of 3 steps saved" in told and "16 files" not in told and "12 of 8 x 8 pixels" in told
+        assert "step-00000003 (damaged), step-00000002, step-00000001" in told and "predicts v" in told
+    (run / "data.json").unlink()  # killed before the images were read
+    assert main(["info", str(run)]) == 0 and f"images       {pictures}: not read yet" in capsys.readouterr().out
+
+
 def test_a_checkpoint_that_cannot_be_read_back_is_no_reason_to_delete_an_older_one(pictures, tmp_path, monkeypatch):
     real = train_module.save_pretrained
 

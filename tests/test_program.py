@@ -70,7 +70,8 @@ def test_an_interruption_keeps_what_was_trained_and_resuming_ends_as_if_nothing_
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals that can be sent to a group of processes")
-def test_ctrl_c_in_a_terminal_goes_to_the_processes_that_decode_images_too(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_reaches_the_processes_that_decode_images_too(tmp_path, number):
     (tmp_path / "pictures").mkdir()
     for i in range(16):
         Image.new("L", (28, 28), 10 * i).save(tmp_path / "pictures" / f"{i}.png")
@@ -81,9 +82,10 @@ def test_ctrl_c_in_a_terminal_goes_to_the_processes_that_decode_images_too(tmp_p
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
         time.sleep(0.01)
-    os.killpg(started.pid, signal.SIGINT)
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["in_memory"] is False
+    os.killpg(started.pid, number)
     out, err = started.communicate(timeout=120)
-    assert started.returncode == 130 and "keeps what was trained" in out and not err, err
+    assert started.returncode == 128 + number and "keeps what was trained" in out and not err, err
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) in (1, 2, 3)
 
 
