@@ -38,7 +38,7 @@ from .ddpm import Step
 from .hub import checkpoints, save_pretrained
 from .objective import WEIGHTINGS, Denoiser, diffusion_loss, eval_mode
 from .schedules import make_schedule
-from .storage import (MANIFEST, check_tensors, read_json, read_verified, tensors_from_bytes,
+from .storage import (MANIFEST, append_line, check_tensors, read_json, read_verified, tensors_from_bytes,
                                  tensors_to_bytes, write_atomic, write_json)
 from .unet import UNet, UNetConfig
 
@@ -578,8 +578,7 @@ class _Metrics:
         self.losses, self.clock, self.since = [], time.perf_counter(), step
         self.rows.append(row)
         if self.state.rank == 0:
-            with open(Path(self.config.out) / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(Path(self.config.out) / "metrics.jsonl", json.dumps(row))
         self.state.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
         self.bar.set_postfix_str(f"loss {loss:.4f}, {row['images_per_second']:.0f} images/s")
 

@@ -6,7 +6,8 @@
 __all__ = ['to_pixels', 'grid', 'save_grid', 'show_images', 'save_gif', 'plot_loss']
 
 # %% ../nbs/appendix/viz.ipynb #c125335f
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from .storage import write_atomic
 
 # %% ../nbs/appendix/viz.ipynb #aa3abcb5
 def to_pixels(images: Tensor) -> np.ndarray:
@@ -42,10 +45,16 @@ def grid(images: Tensor, columns: int | None = None, pad: int = 2) -> np.ndarray
     return canvas
 
 # %% ../nbs/appendix/viz.ipynb #fde024c6
+def _write_picture(path: str | Path, save: Callable[[BytesIO], None]) -> None:
+    "Let `save` write a picture to memory, and then all of it to the disk at once."
+    save(buffer := BytesIO())
+    write_atomic(path, buffer.getvalue())
+
 def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scale: int = 2) -> None:
     "Write `grid(images)` as a PNG, every pixel enlarged `scale` times."
     picture = Image.fromarray(grid(images, columns))
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path, "PNG")
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    _write_picture(path, lambda file: picture.save(file, "PNG"))
 
 # %% ../nbs/appendix/viz.ipynb #549bfc35
 def show_images(images: Tensor, columns: int | None = None, titles: Sequence[str] | None = None, size: float = 0.8):
@@ -76,7 +85,8 @@ def save_gif(frames: Iterable[Tensor], path: str | Path, fps: int = 12, hold: fl
         raise ValueError("frames is empty, expected one batch of images or more")
     pictures = [p.resize((p.width * scale, p.height * scale), Image.Resampling.NEAREST) for p in pictures]
     durations = [1000 // fps] * (len(pictures) - 1) + [int(hold * 1000)]
-    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    _write_picture(path, lambda file: pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:],
+                                                       duration=durations, loop=0))
 
 # %% ../nbs/appendix/viz.ipynb #dc217af0
 def plot_loss(steps: Sequence[int], losses: Sequence[float], path: str | Path | None = None):
@@ -87,6 +97,6 @@ def plot_loss(steps: Sequence[int], losses: Sequence[float], path: str | Path | 
     axis.grid(True, which="both", alpha=0.3)
     figure.tight_layout()
     if path is not None:
-        figure.savefig(path, dpi=100)
         plt.close(figure)
+        _write_picture(path, lambda file: figure.savefig(file, dpi=100, format="png"))
     return figure

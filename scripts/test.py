@@ -2,7 +2,8 @@
 
 1. `nbdev_test` runs every notebook, two at a time, one thread each. The checks of the equations write their entries
    to a folder of this run.
-2. pytest runs tests/, which holds what a notebook cell cannot test; one test compares that folder with the text.
+2. pytest runs tests/, which holds what a notebook cell cannot test, two at a time as well; one test compares that
+   folder with the text.
 """
 import os
 import re
@@ -35,7 +36,8 @@ def notebooks() -> tuple[int, int]:
 
 
 def pytest() -> tuple[int, int]:
-    run = run_and_show([sys.executable, "-m", "pytest", "-q", "tests"])
+    run = run_and_show([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-o", "tmp_path_retention_policy=failed",
+                        "tests"])
     passed, failed = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout))) for word in ("passed", "(?:failed|err)"))
     return passed, max(failed, int(run.returncode != 0))
 

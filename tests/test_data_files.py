@@ -2,6 +2,9 @@
 import dataclasses
 import inspect
 import json
+import multiprocessing
+import os
+import signal
 import struct
 import zlib
 
@@ -329,6 +332,37 @@ def test_a_file_that_vanishes_during_a_run_is_named_and_what_was_trained_is_save
     assert step >= 2 and checkpoints(out)[0].name == f"step-{step:08d}"
     monkeypatch.undo()
     Image.new("RGB", (16, 16), (140, 0, 0)).save(folder / "07.png")
+    assert train(dataclasses.replace(config, resume=True), progress=False).finished
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals that can be sent to one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_processes_that_decode_images_outlive_a_signal(photographs, number):
+    streamed = batches(read(photographs, memory=0), [torch.tensor([i % 20]) for i in range(100)], workers=2)
+    next(streamed), next(streamed)  # one from each process: both are at work
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, number)
+    assert len(list(streamed)) == 98
+
+
+def test_a_file_that_vanishes_before_the_first_update(tmp_path, monkeypatch):
+    folder, out = tmp_path / "pictures", tmp_path / "run"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(folder / f"{i}.png")
+    config = TrainConfig(data=str(folder), out=str(out), memory=0, workers=0, **{**TINY, "holdout": 0})
+    real = train_module._begin
+
+    def begin(config):
+        begun = real(config)
+        (folder / "2.png").unlink()
+        return begun
+    monkeypatch.setattr(train_module, "_begin", begin)
+    with pytest.raises(UnreadableImage, match=r"2\.png could be read before") as failed:
+        train(config, progress=False)
+    assert "saved" not in str(failed.value) and not checkpoints(out)  # there is nothing to save, and nothing is claimed
+    monkeypatch.undo()
+    Image.new("RGB", (16, 16), (40, 0, 0)).save(folder / "2.png")
     assert train(dataclasses.replace(config, resume=True), progress=False).finished
 
 

@@ -21,6 +21,7 @@ from ddpm_course.cli import main
 from ddpm_course.hub import checkpoints
 from ddpm_course.storage import MANIFEST, read_json, read_verified, sha256, tensors_from_bytes, write_json
 from ddpm_course.train import TRAINING, TrainConfig, best_checkpoint, read_metrics, train
+from ddpm_course.unet import UNet
 
 TINY = {"image_size": 8, "base_channels": 8, "groups": 4, "channel_mults": (1,), "patch_size": 1, "num_timesteps": 10,
         "batch_size": 4, "warmup": 2, "log_every": 1, "save_every": 1, "previews": 0, "validation": 4, "holdout": 0.25,
@@ -98,18 +99,18 @@ class Faults:
         self.fatal, self.error, self.count = fatal, error, 0
         self.real = {"fsync": os.fsync, "replace": os.replace, "open": open}
 
-    def strike(self):
+    def strike(self, *names):
         self.count += 1
         if self.count - 1 == self.fatal:
-            raise OSError(self.error, os.strerror(self.error))
+            raise OSError(self.error, os.strerror(self.error), *names)
 
     def fsync(self, *args):
         self.strike()
         return self.real["fsync"](*args)
 
-    def replace(self, *args, **options):
-        self.strike()
-        return self.real["replace"](*args, **options)
+    def replace(self, old, new):
+        self.strike(str(old), None, str(new))  # as Python names them; in a write or a flush it names nothing
+        return self.real["replace"](old, new)
 
     def open(self, file, mode="r", *args, **options):
         opened, faults = self.real["open"](file, mode, *args, **options), self
@@ -137,7 +138,7 @@ class Faults:
 
     def __enter__(self):
         self.patches = [mock.patch("os.fsync", self.fsync), mock.patch("os.replace", self.replace),
-                        mock.patch("builtins.open", self.open)]
+                        mock.patch("builtins.open", self.open), mock.patch("io.open", self.open)]  # pathlib's
         for patch in self.patches:
             patch.start()
         return self
@@ -147,28 +148,103 @@ class Faults:
             patch.stop()
 
 
-def test_a_disk_that_refuses_at_any_moment(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module.viz, "plot_loss", lambda steps, losses, path: None)  # slow, and only a picture
+class Small(UNet):
+    "Stands for the network where the disk is meant: two tensors to write instead of ninety."
+    def __init__(self, config):
+        torch.nn.Module.__init__(self)
+        self.config, self.scale = config, torch.nn.Conv2d(config.image_channels, config.image_channels, 1)
+
+    def forward(self, x, t, y=None):
+        return self.scale(x)
+
+
+def plot_quickly(steps, losses, path):
+    train_module.viz.save_grid(torch.zeros(1, 1, 4, 4), path)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    "Runs of a few hundredths of a second that write all that a run writes."
+    real = train_module.viz.plot_loss
+    monkeypatch.setattr(train_module, "UNet", Small)
+    monkeypatch.setattr(train_module.viz, "plot_loss", plot_quickly)
+    return real
+
+
+PICTURES = ("loss.png", "samples.png", "denoising.gif")
+
+
+def assert_nothing_is_half_written(run):
+    there = checkpoints(run)
+    for folder in there:
+        assert all(read_verified(folder, file) for file in TRAINING)
+    for path in [*run.glob("*.png"), *run.glob("*.gif"), *run.glob("previews/*")]:
+        with Image.open(path) as picture:
+            picture.load()
+    return [folder.name for folder in there]
+
+
+def assert_ends_alike(run, whole):
+    for extra in checkpoints(run)[len(checkpoints(whole)):]:  # where the disk refused to let an old one go
+        shutil.rmtree(extra)
+    assert_same(run, whole)
+    assert all((run / name).read_bytes() == (whole / name).read_bytes() for name in PICTURES)
+    kept = [[(r["step"], r["loss"]) for r in read_metrics(folder)] for folder in (run, whole)]
+    assert kept[0] == kept[1]
+    assert not [p for p in run.rglob("*") if p.name.startswith(".")]
+
+
+ERRORS = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+
+
+@ERRORS
+def test_a_disk_that_refuses_at_any_moment(quick, pictures, tmp_path, error):
+    options = {**TINY, "data": str(pictures), "steps": 2, "previews": 1}
     with Faults(None, None) as faults:
-        train(config(pictures, tmp_path / "whole", steps=2), progress=False)
-    assert faults.count > 45  # 2 checkpoints of 5 files, each written, flushed and renamed, and the folders flushed
+        train(TrainConfig(**options, out=str(tmp_path / "whole")), progress=False)
+    assert faults.count > 55  # 3 files, 4 pictures, 2 lines, 2 checkpoints of 5 files: each written, flushed, renamed
+    with Faults(None, None) as plots:
+        quick([1, 2], [0.5, 0.4], tmp_path / "real.png")
+        plot_quickly([1, 2], [0.5, 0.4], tmp_path / "quick.png")
+    assert plots.count in (2 * 3, 2 * 4)  # what stands for a plot writes as the plot does; Windows flushes no folders
     for fatal in range(faults.count):
-        for error in (errno.ENOSPC, errno.EIO):
-            out = tmp_path / "run"
-            with Faults(fatal, error), pytest.raises(OSError) as caught:
-                train(config(pictures, out, steps=2), progress=False)
-            assert caught.value.errno == error
-            there = [p.name for p in checkpoints(out)]
-            for name in there:  # what is there is whole
-                assert all(read_verified(out / "checkpoints" / name, file) for file in TRAINING)
-            what, could_not, kept = str(caught.value).partition("could not be written")
-            if could_not:  # the message names what is kept; the new one may be there, but its name was not flushed
-                assert [name for name in there if name not in what] == [name for name in there if name in kept]
-                assert ("none" in kept) == ("step-00000001" in what)
-            if error == errno.EIO:  # and the run goes on from it
-                go({**TINY, "data": str(pictures), "out": str(out), "steps": 2})
-                assert_same(out, tmp_path / "whole")
-            shutil.rmtree(out)
+        out = tmp_path / "run"
+        with Faults(fatal, error), pytest.raises(OSError, match=r": '.*run") as caught:  # a file is named
+            train(TrainConfig(**options, out=str(out)), progress=False)
+        assert caught.value.errno == error
+        there = assert_nothing_is_half_written(out)
+        what, could_not, kept = str(caught.value).partition("could not be written")
+        if could_not:  # the message names what is kept; the new one may be there, but its name was not flushed
+            assert [name for name in there if name not in what] == [name for name in there if name in kept]
+            assert ("none" in kept) == ("step-00000001" in what)
+        go({**options, "out": str(out)})  # once the disk is well again
+        assert_ends_alike(out, tmp_path / "whole")
+        shutil.rmtree(out)
+
+
+@ERRORS
+def test_a_disk_that_refuses_a_run_that_is_resumed(quick, pictures, tmp_path, error, capsys):
+    options = {**TINY, "data": str(pictures), "steps": 3, "validation": 0, "keep": 3}
+    train(TrainConfig(**options, out=str(tmp_path / "begun")), progress=False)
+    shutil.rmtree(checkpoints(tmp_path / "begun")[0])  # as if stopped after step 2
+    shutil.copytree(tmp_path / "begun", tmp_path / "whole")
+    resume = ["train", "--resume", "--keep", "2", "--out"]  # so that the first one goes when the third is there
+    with Faults(None, None) as faults:
+        assert main([*resume, str(tmp_path / "whole")]) == 0
+    assert [p.name for p in checkpoints(tmp_path / "whole")] == ["step-00000003", "step-00000002"]
+    assert faults.count > 30
+    for fatal in range(faults.count):
+        out = tmp_path / "run"
+        shutil.copytree(tmp_path / "begun", out)
+        capsys.readouterr()
+        with Faults(fatal, error):
+            assert main([*resume, str(out)]) == 1
+        said = capsys.readouterr()
+        assert said.err.count("\n") == 1 and os.strerror(error) in said.err and str(out) in said.err, said
+        assert len(assert_nothing_is_half_written(out)) >= 2
+        assert main([*resume, str(out)]) == 0
+        assert_ends_alike(out, tmp_path / "whole")
+        shutil.rmtree(out)
 
 
 def test_damaged_files_end_in_an_error_or_in_the_right_weights(pictures, tmp_path, monkeypatch, capsys):
