@@ -36,8 +36,8 @@ def notebooks() -> tuple[int, int]:
 
 
 def pytest() -> tuple[int, int]:
-    run = run_and_show([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-o", "tmp_path_retention_policy=failed",
-                        "tests"])
+    run = run_and_show([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal",
+                        "-o", "tmp_path_retention_policy=failed", "tests"])
     passed, failed = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout))) for word in ("passed", "(?:failed|err)"))
     return passed, max(failed, int(run.returncode != 0))
 
