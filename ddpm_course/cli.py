@@ -85,7 +85,7 @@ def train_command(c: TrainConfig) -> int:
     if os.environ.get("RANK", "0") != "0":  # one of several processes, and not the one that speaks
         return 0
     if run.skipped:
-        print(f"{len(run.skipped)} files were left out; {run.folder / DATA} says which, and why")
+        print(f"files left out: {len(run.skipped)}; {run.folder / DATA} says which, and why")
     if not run.finished:
         print(f"stopped at step {run.step} of {c.steps}; {run.folder} keeps what was trained, go on with: "
               f"ddpm_course train --resume --out {run.folder}")
@@ -118,7 +118,7 @@ def describe_run(folder: str | Path) -> dict[str, str]:
     lines = {
         "run": f"{folder}: {'finished' if step >= c.steps else 'not finished'}, {step} of {c.steps} steps saved",
         "images": f"{c.data}: {data.get('images')} of {c.image_size} x {c.image_size} pixels and {c.channels} "
-                  f"channel(s), {classes} classes; {data.get('held_out')} held out; {skipped} files left out"
+                  f"channel(s), {classes} classes; {data.get('held_out')} held out; files left out: {skipped}"
                   if data else f"{c.data}: not read yet",
         "training": f"batches of {c.batch_size}, learning rate {c.lr:g}, EMA {c.ema:g}, {c.precision}, seed {c.seed}"}
     if saved:

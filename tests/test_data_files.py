@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from skimage import data as skimage_data
@@ -93,6 +94,49 @@ def test_a_camera_held_upright_and_the_first_frame_of_a_gif(tmp_path):
     frames = [Image.new("RGB", (9, 9), c) for c in ((255, 0, 0), (0, 255, 0))]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert centre(tmp_path) == [255, 0, 0]
+
+
+UPRIGHT = {  # what the orientation that a camera notes asks for: how many quarter turns to the left, and then a mirror
+    1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_every_orientation_a_camera_can_note(tmp_path, orientation, suffix):
+    corner = np.zeros((16, 16), np.uint8)
+    corner[:8, :8], corner[:8, 8:] = 250, 120  # bright above on the left, grey above on the right
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(corner).convert("RGB").save(tmp_path / f"picture.{suffix}", exif=exif)
+    turns, mirrored = UPRIGHT[orientation]
+    expected = np.rot90(corner, turns)
+    expected = np.fliplr(expected) if mirrored else expected
+    seen = read(tmp_path, 1, size=16).images[0, 0].numpy()
+    assert all(abs(int(seen[y, x]) - int(expected[y, x])) < 25 for y in (3, 12) for x in (3, 12))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_in_tiff(tmp_path, order, channels):
+    tifffile.imwrite(tmp_path / "deep.tif", np.full((9, 9, 3)[:2 + channels // 3], 257 * 120, np.uint16), byteorder=order,
+                     photometric="rgb" if channels == 3 else "minisblack")
+    assert centre(tmp_path) == [120] * 3
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "webp", "gif"])
+def test_flipped_bits_end_in_a_picture_or_in_a_reason(tmp_path, suffix):
+    chance, folder = np.random.default_rng(0), tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(skimage_data.astronaut()[:64, :64]).save(folder / f"good.{suffix}")
+    content = (folder / f"good.{suffix}").read_bytes()
+    for i in range(40):  # half of them in the first bytes, where the sizes and kinds are written
+        harmed = bytearray(content)
+        harmed[chance.integers(0, 60 if i % 2 else len(harmed))] ^= 1 << chance.integers(0, 8)
+        (folder / f"{i:02d}.{suffix}").write_bytes(harmed)
+    found = read(folder, max_skipped=1.0)
+    assert len(found) + len(found.skipped) == 41 and len(found) > 0
+    assert all(reason for _, reason in found.skipped) and (found.skipped or suffix in ("bmp", "jpg"))
 
 
 def png(path, side, bits, kind, pixels, *chunks):
@@ -289,6 +333,28 @@ def test_named_data_sets_are_read_and_never_downloaded_unasked(tmp_path, monkeyp
     assert not TrainConfig(data="mnist").flip and not TrainConfig().flip
 
 
+def test_forty_labels_an_image_are_no_class(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    class Faces(torch.utils.data.Dataset):
+        def __init__(self, root, download=False, **split):
+            pass
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            if i >= 3:
+                raise IndexError
+            return Image.new("RGB", (9, 9), RED), torch.ones(40, dtype=torch.int64)  # smiling, glasses, ...
+    monkeypatch.setattr(torchvision.datasets, "CelebA", Faces)
+    for memory in (4, 0):
+        found = load_images("celeba", image_size=8, channels=3, root=tmp_path, memory=memory)
+        assert found.classes is None and found.labels is None
+        x0, y = found.batch(torch.tensor([2, 0]))
+        assert x0.shape == (2, 3, 8, 8) and y is None
+
+
 def test_a_damaged_image_in_a_named_data_set_is_skipped_and_its_number_told(tmp_path, monkeypatch):
     import torchvision.datasets
 
@@ -373,6 +439,46 @@ def test_the_settings_of_a_run_reach_the_images(monkeypatch):
                                        max_skipped=0.3, background=7, memory=1.5))
     assert asked == {"image_size": 20, "channels": 3, "download": True, "workers": 5, "max_skipped": 0.3,
                      "background": 7, "memory": 1.5}
+
+
+def test_the_program_trains_on_a_named_set_and_downloads_only_when_asked(tmp_path, monkeypatch, capsys):
+    import torchvision.datasets
+    asked = []
+
+    class Pretend(torch.utils.data.Dataset):
+        data = np.random.default_rng(0).integers(0, 255, (12, 28, 28), np.uint8)
+
+        def __init__(self, root, download=False, **split):
+            asked.append(download)
+            if not download:
+                raise RuntimeError("Dataset not found.")
+            self.classes = [str(i) for i in range(10)]
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, i):
+            return Image.fromarray(self.data[i]), i % 10
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", Pretend)
+    options = ["--image-size", "8", "--base-channels", "8", "--groups", "4", "--channel-mults", "1", "--batch-size", "4",
+               "--steps", "2", "--num-timesteps", "10", "--samples", "1", "--sample-steps", "1", "--device", "cpu"]
+    command = ["train", "--data", "fashion-mnist", "--out", str(tmp_path / "run"), *options]
+    assert main(command) == 2 and "--download" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert main([*command, "--download"]) == 0 and asked == [False, True, True]
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["images"] == 12
+
+
+def test_the_program_says_how_many_files_were_left_out(tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for i in range(8):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()
+               if name not in ("channel_mults", "flip", "holdout")]
+    run = str(tmp_path / "run")
+    assert main(["train", "--data", str(tmp_path / "pictures"), "--max-skipped", "0.2", "--out", run, *options]) == 0
+    assert "files left out: 1; " in (said := capsys.readouterr().out) and "data.json" in said
+    assert main(["info", run]) == 0 and "files left out: 1\n" in capsys.readouterr().out
 
 
 def test_a_named_data_set_that_is_not_there(tmp_path, monkeypatch):

@@ -20,7 +20,8 @@ OPTIONS = {"image_size": 8, "base_channels": 8, "groups": 4, "channel_mults": [1
 
 SCRIPT = """
 import builtins, dataclasses, json, os, signal, sys
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from ddpm_course import train as module
 from ddpm_course.train import TrainConfig, train
 
@@ -37,7 +38,7 @@ def spy(state, config, *rest):  # every rank shows its weights whenever a checkp
 
 def interrupted(state, data, config):  # one of the two is told to stop at step 4, between two lines of the log
     for step, loss in steps(state, data, config):
-        if step == 4 and rank == 1 and not config.resume:
+        if step == 4 and rank == 1 and not config.resume and config.memory and config.log_every == 3:
             signal.raise_signal(signal.SIGTERM)
         yield step, loss
 
@@ -55,6 +56,30 @@ if rank == 1:
 run = train(config, progress=False)
 assert not run.finished and run.step == 6 and run.stopped_by == signal.SIGTERM, run
 assert train(dataclasses.replace(config, resume=True), progress=False).finished
+
+# images that are decoded as they are needed, by a process of each rank
+module._checkpoint = checkpoint
+streamed = train(dataclasses.replace(config, out=f"{folder}/streamed", memory=0, workers=1), progress=False)
+for name, tensor in load_file(f"{config.out}/checkpoints/step-00000012/training.safetensors").items():
+    assert tensor.equal(load_file(f"{folder}/streamed/checkpoints/step-00000012/training.safetensors")[name]), name
+
+# a picture with a NaN in the half of one rank, at update 7: both stop, with weights that it has not touched
+update = module.train_step
+def spoiled(state, batch, config):
+    if rank == 1 and state.step == 7:
+        batch[0][0, 0, 0, 0] = float("nan")
+    loss = update(state, batch, config)
+    spoiled.states.append([p.detach().clone() for p in state.denoiser.model.parameters()])
+    return loss
+spoiled.states, module.train_step = [], spoiled
+try:
+    train(dataclasses.replace(config, out=f"{folder}/spoiled", log_every=2), progress=False)
+except FloatingPointError as error:
+    assert "at step 7, with learning rate" in str(error), error
+    assert len(spoiled.states) == 8 and all(torch.equal(a, b) for a, b in zip(*spoiled.states[-2:]))
+    assert not all(torch.equal(a, b) for a, b in zip(*spoiled.states[-3:-1]))
+else:
+    raise AssertionError("nobody noticed the NaN")
 """
 
 
@@ -79,6 +104,8 @@ def test_two_processes_give_the_result_of_one(tmp_path):
 
     one = train(TrainConfig(**{**options, "out": str(tmp_path / "one"), "accumulate": 1}), progress=False)
     assert sorted(os.listdir(tmp_path / "two" / "checkpoints")) == ["step-00000006", "step-00000012"]
+    assert json.loads((tmp_path / "streamed" / "data.json").read_text())["in_memory"] is False
+    assert os.listdir(tmp_path / "spoiled" / "checkpoints") == ["step-00000006"]  # what was good is kept
     for step in (6, 12):
         for name in ("raw", "average"):
             first, second = (weights(tmp_path, name, rank, step) for rank in (0, 1))

@@ -10,10 +10,15 @@ import sys
 import time
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpm_course.cli import main
+from ddpm_course.cli import SampleConfig, main
+from ddpm_course.ddim import ddim_sample
+from ddpm_course.guidance import with_guidance
+from ddpm_course.hub import load_pretrained
+from ddpm_course.viz import save_grid
 
 PROGRAM = [sys.executable, "-m", "ddpm_course"]
 TINY = ["--base-channels", "8", "--groups", "4", "--num-timesteps", "50", "--sample-steps", "3", "--samples", "4",
@@ -39,6 +44,20 @@ def test_the_bundled_model_draws_the_same_picture_for_the_same_seed(tmp_path):
     assert main([*args, "1", "--out", str(tmp_path / "c.png")]) == 0
     a, b, c = ((tmp_path / f"{n}.png").read_bytes() for n in "abc")
     assert a == b != c
+
+
+@pytest.mark.parametrize("options, guidance, eta, y", [
+    ([], None, 0.0, None), (["--guidance", "1"], 1.0, 0.0, None), (["--eta", "1"], None, 1.0, None),
+    (["--y", "7"], None, 0.0, 7)])
+def test_what_is_asked_of_sample_reaches_the_picture(tmp_path, options, guidance, eta, y):
+    wanted, written = tmp_path / "wanted.png", tmp_path / "written.png"
+    guidance = SampleConfig("digits").guidance if guidance is None else guidance
+    model = with_guidance(load_pretrained("digits"), guidance)
+    save_grid(ddim_sample(model, 3, steps=4, seed=5, eta=eta, y=torch.arange(3) if y is None else y, progress=False),
+              wanted)
+    args = ["sample", "digits", "--n", "3", "--steps", "4", "--seed", "5", "--device", "cpu", "--out", str(written)]
+    assert main([*args, *options]) == 0 and written.read_bytes() == wanted.read_bytes()
+    assert main(args) == 0 and (written.read_bytes() == wanted.read_bytes()) == (not options)
 
 
 @pytest.fixture(scope="module")
