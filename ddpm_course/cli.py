@@ -66,7 +66,11 @@ def sample_command(c: SampleConfig) -> int:
     "Draw images and save them."
     if not Path(c.out).resolve().parent.is_dir():
         raise ValueError(f"out is {c.out!r}, expected a file in a folder that exists")
-    denoiser = load_pretrained(c.run, device=pick_device(c.device))
+    there = checkpoints(c.run)  # none where the run is a model's folder or name
+    whole = next((p for p in there if is_whole(p)), None)
+    if whole and whole != there[0]:
+        print(f"checkpoint {there[0].name} is damaged; drawing from {whole.name}", file=sys.stderr)
+    denoiser = load_pretrained(whole or c.run, device=pick_device(c.device))
     classes = denoiser.model.config.num_classes
     if c.y is not None and not 0 <= c.y < (classes or 0):
         expected = f"0 to {classes - 1}" if classes else "none, because the model knows no classes"

@@ -7,9 +7,11 @@ __all__ = ['IMAGE_SUFFIXES', 'NAMED_DATASETS', 'to_model_range', 'to_uint8', 'Im
            'ImageFiles', 'batches', 'load_images', 'hold_out', 'fingerprint']
 
 # %% ../nbs/01_data.ipynb #900da836
+import contextlib
 import gzip
 import hashlib
 import signal
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -110,11 +112,13 @@ def load_digits(split: str = "train") -> ImageDataset:
 # %% ../nbs/01_data.ipynb #928a021a
 def _to_8_bit(image: Image.Image, channels: int, background: int = 255) -> Image.Image:
     "Any Pillow image as 8-bit grey or RGB: EXIF rotation applied, transparency laid on `background`, 16 bits scaled."
+    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF; Pillow heeds it for 8 bits, not for 16
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or (image.mode == "I" and not 0 <= image.getextrema()[0] <= image.getextrema()[1] < 2**16):
         raise ValueError(f"pixels of type {image.mode!r} have no stated range, expected 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own convert() would cut it off at 255
         levels, clear = np.asarray(image, np.float64), image.info.get("transparency")
+        levels = 65535 - levels if white_is_zero else levels
         image = Image.fromarray((levels / 257).round().astype(np.uint8))
         if clear is not None:  # one level of grey that stands for "nothing here"
             image.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
@@ -134,11 +138,20 @@ def _fit(image: Image.Image, size: int) -> np.ndarray:
 # %% ../nbs/01_data.ipynb #01caf61c
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".tif", ".webp", ".gif")
 
+def _below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    "Everything below a folder but the folders, also behind links, unless a link leads back up."
+    here = folder.resolve()
+    if here in above:
+        return []
+    return [found for path in folder.iterdir() for found in (_below(path, (*above, here)) if path.is_dir() else [path])]
+
 def _open_folder(folder: Path) -> tuple[list[tuple[Path, int]], list[str] | None, list[tuple[str, str]]]:
     "Image files with labels, sorted; the class names, if all lie in sub-folders; what is no image, and why."
     paths, others = [], []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+    for path in sorted(_below(folder)):
+        if not path.is_file():
+            others.append((str(path), "not a file: a link that leads nowhere, a pipe, ..."))
+        elif any(part.startswith(".") for part in path.relative_to(folder).parts):
             others.append((str(path), "a hidden file"))
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
             others.append((str(path), f"not an image, by its name: it ends in {path.suffix!r}"))
@@ -202,7 +215,7 @@ class ImageFiles:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(image) if isinstance(image, Path) else image as opened:
                 pixels = _fit(_to_8_bit(opened, self.channels, self.background), self.size)
-        return torch.from_numpy(pixels.copy()), label if isinstance(label, int) else 0  # CelebA has 40 labels an image
+        return torch.from_numpy(pixels.copy()), int(label) if isinstance(label, (int, np.integer)) else 0  # CelebA: 40
 
     def name(self, i: int) -> str:
         "The file of number `i` of this set, or in a set without files its number there."
@@ -234,13 +247,28 @@ class _Call(Dataset):
         except UnreadableImage as error:
             return error  # raised by the loader, it would come with a page of traceback in its message
 
+@contextlib.contextmanager
+def _own_sigchld():
+    "Where a process dies, torch would raise an error wherever we are, in the middle of an update. It can wait its turn."
+    own = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if own else None
+    yield
+    if own and before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
 def _in_processes(function, order: Iterable, workers: int) -> Iterator:
     "`function(i)` for each `i` of `order`, computed ahead by `workers` processes. Nobody's random state moves."
-    for answer in DataLoader(_Call(function), sampler=order, batch_size=None, num_workers=workers,
-                             generator=torch.Generator(), worker_init_fn=_outlive_signals):
-        if isinstance(answer, UnreadableImage):
-            raise answer
-        yield answer
+    with _own_sigchld():
+        loader = iter(DataLoader(_Call(function), sampler=order, batch_size=None, num_workers=workers,
+                                 generator=torch.Generator(), worker_init_fn=_outlive_signals))
+    try:
+        for answer in loader:
+            if isinstance(answer, UnreadableImage):
+                raise answer
+            yield answer
+    except (RuntimeError, OSError, EOFError) as error:  # a bad image comes as an answer
+        raise UnreadableImage(f"a process that decodes images has died, perhaps for want of memory: "
+                              f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}") from error
 
 def _outlive_signals(worker: int) -> None:
     "Ctrl-C and SIGTERM may go to every process of a terminal or a job: the main one decides when to stop."
@@ -337,7 +365,8 @@ def fingerprint(data: ImageDataset) -> str:
     else:
         source = data.images.source
         paths = [source[i][0] for i in data.images.index.tolist()] if isinstance(source, list) else []
-        found.update("".join(f"{p.parent.name}/{p.name} {p.stat().st_size}\n" for p in paths).encode())
+        listed = "".join(f"{p.parent.name}/{p.name} {p.stat().st_size}\n" for p in paths)
+        found.update(listed.encode(errors="surrogateescape"))  # a name need not be UTF-8
     if data.labels is not None:
         found.update(data.labels.numpy())
     return found.hexdigest()

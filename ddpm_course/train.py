@@ -355,12 +355,32 @@ def check_finite(state: TrainState, config: TrainConfig) -> None:
             f"since: try a lower lr")
 
 # %% ../nbs/11_training.ipynb #2574c466
+def _fetched(state: TrainState, data: ImageDataset, indices: Iterator[Tensor], workers: int) -> Iterator:
+    "The batches, as long as every process can read its own: where one cannot, all of them stop before the update."
+    loader = iter(batches(data, indices, workers=workers))
+    agree = state.ranks > 1 and not isinstance(data.images, Tensor)  # what is in memory can be read by all
+    while True:
+        batch = trouble = None
+        try:
+            batch = next(loader, None)
+        except UnreadableImage as error:
+            trouble = error
+        if agree:
+            bad = state.accelerator.gather(torch.tensor([int(trouble is not None)], device=state.device)).any()
+            if bad and trouble is None:
+                trouble = UnreadableImage("an image could not be read by another process")
+        if trouble:
+            raise trouble
+        if batch is None:
+            return
+        yield batch
+
 def training_steps(state: TrainState, data: ImageDataset, config: TrainConfig) -> Iterator[tuple[int, Tensor]]:
     "Update until `config.steps` are done, yielding (updates done, loss) after each: the loop that a notebook can own."
     c = config
     indices = (batch_index(len(data), c.batch_size, step, c.seed)[state.rows(c.batch_size)]
                for step in range(state.step, c.steps))
-    for batch in batches(data, indices, workers=c.workers):
+    for batch in _fetched(state, data, indices, c.workers):
         loss = train_step(state, batch, c)
         if state.step % c.log_every == 0 or state.step == c.steps:
             check_finite(state, c)
@@ -524,6 +544,9 @@ def _open_run(config: TrainConfig) -> None:
         check_same(read_json(out / MANIFEST), config, f"the run in {config.out!r}")
     elif out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {f".{MANIFEST}.tmp"}):
         raise ValueError(f"out is {config.out!r}, which exists already; expected a new folder, or --resume to go on")
+    elif config.data not in ("digits", *NAMED_DATASETS) and out.resolve().is_relative_to(Path(config.data).resolve()):
+        raise ValueError(f"out is {config.out!r}, among the images in {config.data!r}; expected a folder elsewhere, or "
+                         f"the pictures of the run would be taken for images to train on")
 
 # %% ../nbs/11_training.ipynb #39c650a9
 DATA = "data.json"
@@ -555,6 +578,22 @@ def read_metrics(run: str | Path) -> list[dict]:
     return rows
 
 # %% ../nbs/11_training.ipynb #9fdb4bdc
+@contextlib.contextmanager
+def _saved_before(kind: type, state: TrainState, config: TrainConfig):
+    "What was trained is saved where an error of this `kind` comes between two updates, and the message says so."
+    try:
+        yield
+    except kind as error:
+        if not state.optimizer.state:  # nothing was trained yet
+            raise
+        if state.rank == 0 and f"step-{state.step:08d}" not in [p.name for p in checkpoints(config.out)]:
+            save_checkpoint(state, config)
+        saved = f"; the {state.step} updates until then are saved in {config.out!r}"
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"{error.strerror}{saved}", error.filename) from error
+        raise kind(f"{error}{saved}") from error
+
+# %% ../nbs/11_training.ipynb #e799eac6
 class _Metrics:
     "metrics.jsonl and the progress bar: a line every `log_every` updates and at each checkpoint."
     def __init__(self, state: TrainState, config: TrainConfig, bar):
@@ -578,7 +617,8 @@ class _Metrics:
         self.losses, self.clock, self.since = [], time.perf_counter(), step
         self.rows.append(row)
         if self.state.rank == 0:
-            append_line(Path(self.config.out) / "metrics.jsonl", json.dumps(row))
+            with _saved_before(OSError, self.state, self.config):
+                append_line(Path(self.config.out) / "metrics.jsonl", json.dumps(row))
         self.state.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
         self.bar.set_postfix_str(f"loss {loss:.4f}, {row['images_per_second']:.0f} images/s")
 
@@ -603,10 +643,13 @@ def _interruptible():
 
 # %% ../nbs/11_training.ipynb #6c0578ee
 def _stop_now(received: list[int], state: TrainState, at_line: bool) -> int:
-    "The signal that ends the run, or 0. Several processes have to agree; they ask each other at each line of the log."
+    """
+    The signal that ends the run, or 0. Several processes have to agree: on a CPU they ask each other after each update,
+    on graphics cards, which would have to be waited for, at each line of the log.
+    """
     if state.ranks == 1:
         return received[0] if received else 0
-    if not at_line:
+    if not at_line and state.device.type != "cpu":
         return 0
     mine = torch.tensor(received[0] if received else 0, device=state.device)
     return int(state.accelerator.gather(mine[None]).max())
@@ -640,28 +683,16 @@ def _begin(config: TrainConfig) -> tuple[TrainState, ImageDataset, ImageDataset 
     accelerator.wait_for_everyone()
     for leftover in out.glob("checkpoints/.step-*") if state.rank == 0 else ():
         shutil.rmtree(leftover)  # what a crash left half-written
-    if state.rank == 0 and not (config.resume and (out / DATA).exists()):
+    if state.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / MANIFEST, dataclasses.asdict(config))
-        write_json(out / DATA, described)
+        write_json(out / MANIFEST, dataclasses.asdict(dataclasses.replace(config, resume=False)))  # as it is now
+        if not (out / DATA).exists():
+            write_json(out / DATA, described)
     if config.tracker != "none":
         state.accelerator.init_trackers(out.name, {k: str(v) for k, v in dataclasses.asdict(config).items()})
     return state, data.to(state.device), held_out
 
 # %% ../nbs/11_training.ipynb #a4568e1e
-@contextlib.contextmanager
-def _saved_before_an_unreadable_image(state: TrainState, config: TrainConfig):
-    "What was trained is saved where an image cannot be read any more. Images are read between updates, never within."
-    try:
-        yield
-    except UnreadableImage as error:
-        if not state.optimizer.state:  # nothing was trained yet
-            raise
-        if state.rank == 0 and f"step-{state.step:08d}" not in [p.name for p in checkpoints(config.out)]:
-            save_checkpoint(state, config)
-        raise UnreadableImage(f"{error}; the {state.step} updates until then are saved in {config.out!r}") from error
-
-# %% ../nbs/11_training.ipynb #55a47245
 def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambda denoiser: denoiser) -> Run:
     """
     Train as `config` says and leave a run folder: configuration, metrics, checkpoints, and pictures at the end.
@@ -669,35 +700,39 @@ def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambd
     `guide` is given the denoiser before pictures are drawn, and answers with the one to draw from; the command line
     guides a model that knows classes (chapter 13).
 
-    Ctrl-C or SIGTERM ends the run after the step in progress (of several processes, at the next line of the log), with
-    a checkpoint. `ValueError`, before anything is written, for what cannot be done; `FloatingPointError` where the
+    Ctrl-C or SIGTERM ends the run after the step in progress (of several graphics cards, at the next line of the log),
+    with a checkpoint. `ValueError`, before anything is written, for what cannot be done; `FloatingPointError` where the
     training diverges; `UnreadableImage`, after a checkpoint, where a file vanishes or is damaged during the run.
     """
     c, stopped_by = config, 0
     state, data, held_out = _begin(c)
     bar = tqdm(total=c.steps, initial=state.step, disable=not progress or state.rank > 0, unit="step")
     metrics = _Metrics(state, c, bar)
-    with bar, _interruptible() as received, _saved_before_an_unreadable_image(state, c):
-        for step, loss in training_steps(state, data, c):
-            metrics.losses.append(loss)
-            bar.update()
-            at_line = step % c.log_every == 0 or step == c.steps
-            stopped_by = _stop_now(received, state, at_line)
-            if stopped_by or step == c.steps or step % c.save_every == 0:
-                _checkpoint(state, c, metrics, held_out, guide)
-            elif at_line:
-                metrics.write({})
-            if stopped_by:
-                break
+    try:
+        with bar, _interruptible() as received, _saved_before(UnreadableImage, state, c):
+            for step, loss in training_steps(state, data, c):
+                metrics.losses.append(loss)
+                bar.update()
+                at_line = step % c.log_every == 0 or step == c.steps
+                stopped_by = _stop_now(received, state, at_line)
+                if step == c.steps or step % c.save_every == 0:
+                    _checkpoint(state, c, metrics, held_out, guide)
+                elif stopped_by or at_line:
+                    metrics.write({})
+                    if stopped_by and state.rank == 0:
+                        save_checkpoint(state, c)  # and nothing more: who sends SIGTERM may not wait for long
+                if stopped_by:
+                    break
+    finally:
+        for tracker in state.accelerator.trackers:
+            tracker.finish()
     state.accelerator.wait_for_everyone()
     run = Run(Path(c.out), state.averaged, state.step, state.step >= c.steps, metrics.rows, data.skipped, stopped_by)
     if run.finished and state.rank == 0:
         write_pictures(run, c, guide)
-    for tracker in state.accelerator.trackers:
-        tracker.finish()
     return run
 
-# %% ../nbs/11_training.ipynb #a264d48e
+# %% ../nbs/11_training.ipynb #55a47245
 def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_out, guide: Callable) -> None:
     "Measure, write a line, save, and draw a few images from the same noise each time."
     check_finite(state, config)
@@ -713,6 +748,7 @@ def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_
             folder.mkdir(exist_ok=True)
             last = draw(state.averaged, guide, config.previews, config)[-1]
             viz.save_grid(last.x0, folder / f"step-{state.step:08d}.png")
+    metrics.clock = time.perf_counter()  # all of this is no training
 
 # %% ../nbs/11_training.ipynb #e9836bb1
 def draw(denoiser: Denoiser, guide: Callable, n: int, config: TrainConfig) -> list[Step]:

@@ -123,6 +123,49 @@ def test_sixteen_bits_in_tiff(tmp_path, order, channels):
     assert centre(tmp_path) == [120] * 3
 
 
+@pytest.mark.parametrize("dtype, scale", [(np.uint8, 1), (np.uint16, 257)])
+def test_a_tiff_in_which_zero_is_white(tmp_path, dtype, scale):
+    tifffile.imwrite(tmp_path / "negative.tif", np.full((9, 9), 20 * scale, dtype), photometric="miniswhite")
+    assert centre(tmp_path) == [235] * 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links, pipes and such names need rights on Windows, or cannot be had")
+def test_links_pipes_and_names_that_are_no_text(tmp_path):
+    pictures, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    for folder in (pictures / "a", elsewhere):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (9, 9), RED).save(folder / "picture.png")
+    os.symlink(elsewhere, pictures / "b")  # a class that lies somewhere else
+    os.symlink(pictures, pictures / "a" / "back")  # a circle
+    os.symlink(tmp_path / "gone.png", pictures / "a" / "broken.png")
+    os.mkfifo(pictures / "a" / "pipe.png")
+    os.rename(os.fsencode(pictures / "a" / "picture.png"), os.fsencode(pictures / "a") + b"/caf\xe9.png")
+    for memory in (4, 0):
+        found = read(pictures, memory=memory)
+        assert found.classes == ["a", "b"] and found.labels.tolist() == [0, 1] and len(fingerprint(found)) == 64
+        assert {path.rsplit("/", 1)[-1]: reason[:10] for path, reason in found.skipped} == {
+            "broken.png": "not a file", "pipe.png": "not a file"}
+
+
+def test_a_decoding_process_that_is_killed_costs_no_update(tmp_path, monkeypatch):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(12):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(pictures / f"{i:02d}.png")
+    config = TrainConfig(data=str(pictures), out=str(tmp_path / "run"), memory=0, workers=1,
+                         **{**TINY, "holdout": 0, "steps": 400, "save_every": 400})
+    told = train_module._Metrics.write
+
+    def write(self, more):  # as the system does where memory runs out
+        told(self, more)
+        for process in multiprocessing.active_children():
+            process.kill()
+    monkeypatch.setattr(train_module._Metrics, "write", write)
+    with pytest.raises(UnreadableImage, match=r"a process that decodes images has died.*; the \d+ updates until then"):
+        train(config, progress=False)
+    assert len(checkpoints(tmp_path / "run")) == 1
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "webp", "gif"])
 def test_flipped_bits_end_in_a_picture_or_in_a_reason(tmp_path, suffix):
@@ -283,10 +326,11 @@ def test_memory_and_disk_give_the_same_batches_for_the_same_seed(photographs):
 
 @pytest.mark.parametrize("pictures", ["one", "fewer than a batch", "all the same"])
 def test_few_or_equal_images(tmp_path, pictures):
+    (tmp_path / "pictures").mkdir()
     for i in range({"one": 1, "fewer than a batch": 3, "all the same": 12}[pictures]):
         colour = RED if pictures == "all the same" else (80 * i, 10, 200)
-        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{i}.png")
-    run = train(TrainConfig(data=str(tmp_path), out=str(tmp_path / "run"), **TINY), progress=False)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "pictures" / f"{i}.png")
+    run = train(TrainConfig(data=str(tmp_path / "pictures"), out=str(tmp_path / "run"), **TINY), progress=False)
     assert run.finished and (run.folder / "samples.png").exists() and checkpoints(run.folder)
     assert all(np.isfinite(row["loss"]) for row in run.metrics)
 
