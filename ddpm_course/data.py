@@ -267,8 +267,9 @@ def _in_processes(function, order: Iterable, workers: int) -> Iterator:
                 raise answer
             yield answer
     except (RuntimeError, OSError, EOFError) as error:  # a bad image comes as an answer
-        raise UnreadableImage(f"a process that decodes images has died, perhaps for want of memory: "
-                              f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}") from error
+        last = str(error).strip().rpartition("\n")[2]
+        raise UnreadableImage("a process that decodes images has died, perhaps for want of memory: "
+                              f"{type(error).__name__}: {last}") from error
 
 def _outlive_signals(worker: int) -> None:
     "Ctrl-C and SIGTERM may go to every process of a terminal or a job: the main one decides when to stop."
