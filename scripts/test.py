@@ -37,7 +37,7 @@ def notebooks() -> tuple[int, int]:
 
 def pytest() -> tuple[int, int]:
     run = run_and_show([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal",
-                        "-o", "tmp_path_retention_policy=failed", "tests"])
+                        "-o", "tmp_path_retention_policy=failed", "--durations=8", "tests"])
     passed, failed = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout))) for word in ("passed", "(?:failed|err)"))
     return passed, max(failed, int(run.returncode != 0))
 
