@@ -4,14 +4,17 @@ import inspect
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import struct
 import zlib
 
 import numpy as np
 import pytest
+import scipy.io
 import tifffile
 import torch
+import torchvision.datasets
 from PIL import Image
 from skimage import data as skimage_data
 
@@ -118,8 +121,9 @@ def test_every_orientation_a_camera_can_note(tmp_path, orientation, suffix):
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sixteen_bits_in_tiff(tmp_path, order, channels):
-    tifffile.imwrite(tmp_path / "deep.tif", np.full((9, 9, 3)[:2 + channels // 3], 257 * 120, np.uint16), byteorder=order,
-                     photometric="rgb" if channels == 3 else "minisblack")
+    levels = np.full((9, 9, 3)[:2 + channels // 3], 257 * 120, np.uint16)
+    kind = "rgb" if channels == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "deep.tif", levels, byteorder=order, photometric=kind)
     assert centre(tmp_path) == [120] * 3
 
 
@@ -239,6 +243,17 @@ def test_what_cannot_be_read_is_skipped_and_listed_with_its_reason(tmp_path):
     assert from_disk.skipped == found.skipped and torch.equal(from_disk.images[torch.arange(5)], found.images)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "webp", "gif"])
+def test_a_file_that_ends_too_early(tmp_path, suffix):
+    photograph = Image.fromarray(skimage_data.astronaut()[:96, :96])
+    photograph.save(tmp_path / f"whole.{suffix}")
+    content = (tmp_path / f"whole.{suffix}").read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        (tmp_path / f"cut at {share}.{suffix}").write_bytes(content[:int(share * len(content))])
+    found = read(tmp_path, max_skipped=0.75)
+    assert len(found) == 1 and len(found.skipped) == 3 and all(reason for _, reason in found.skipped)
+
+
 def test_only_damaged_files(tmp_path):
     damaged(tmp_path)
     with pytest.raises(ValueError, match="6 of 6 images cannot be read"):
@@ -344,11 +359,11 @@ def test_named_data_sets_are_read_and_never_downloaded_unasked(tmp_path, monkeyp
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + bytes(i % 10 for i in range(n)))
     found = load_images("mnist", image_size=28, channels=1, root=tmp_path)
     assert np.array_equal(found.images[:, 0], pixels) and found.labels.tolist() == [i % 10 for i in range(12)]
-    assert len(found.classes) == 10 and len(load_images("mnist", image_size=28, channels=1, root=tmp_path, split="test")) == 5
+    assert len(found.classes) == 10
+    assert len(load_images("mnist", image_size=28, channels=1, root=tmp_path, split="test")) == 5
     from_disk = load_images("mnist", image_size=28, channels=1, root=tmp_path, memory=0)
     assert torch.equal(from_disk.images[torch.arange(12)], found.images)
 
-    import torchvision.datasets
     asked = []
 
     class Pretend(torch.utils.data.Dataset):
@@ -377,8 +392,86 @@ def test_named_data_sets_are_read_and_never_downloaded_unasked(tmp_path, monkeyp
     assert not TrainConfig(data="mnist").flip and not TrainConfig().flip
 
 
+def colours(n, side):
+    "`n` images, each of one colour that says its number."
+    return [Image.new("RGB", (side, side), (10 * i, 100, 200)) for i in range(n)]
+
+
+def cifar(root, labels, files):
+    "CIFAR's own format: pickled rows of 3 x 32 x 32 bytes, red first."
+    root.mkdir()
+    for name, part in files.items():
+        rows = [np.asarray(image).transpose(2, 0, 1).reshape(-1) for image in part]
+        (root / name).write_bytes(pickle.dumps({"data": np.array(rows), labels: list(range(len(part)))}))
+    return root
+
+
+def write_cifar10(root):
+    folder = cifar(root / "cifar-10-batches-py", "labels", {
+        **{f"data_batch_{i}": colours(2, 32) for i in range(1, 6)}, "test_batch": colours(3, 32)})
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abc")}))
+    return [0, 1] * 5, ["a", "b", "c"]
+
+
+def write_cifar100(root):
+    folder = cifar(root / "cifar-100-python", "fine_labels", {"train": colours(4, 32), "test": colours(3, 32)})
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": list("abcd")}))
+    return [0, 1, 2, 3], ["a", "b", "c", "d"]
+
+
+def write_fashion_mnist(root):
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", 4), ("t10k", 3)):
+        pixels = np.repeat(np.arange(n, dtype=np.uint8), 28 * 28)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + pixels.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + bytes(range(n)))
+    return [0, 1, 2, 3], torchvision.datasets.FashionMNIST.classes
+
+
+def write_flowers102(root):
+    folder = root / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    for i, image in enumerate(colours(7, 40), 1):
+        image.save(folder / "jpg" / f"image_{i:05d}.jpg", quality=100, subsampling=0)
+    scipy.io.savemat(folder / "imagelabels.mat", {"labels": [[5, 6, 7, 8, 9, 10, 11]]})  # counted from 1
+    scipy.io.savemat(folder / "setid.mat", {"trnid": [[1, 2, 3, 4]], "valid": [[0, 0]], "tstid": [[5, 6, 7]]})
+    return [4, 5, 6, 7], None
+
+
+def write_celeba(root):
+    folder = root / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    names = [f"{i:06d}.jpg" for i in range(1, 8)]
+    for name, image in zip(names, colours(7, 40)):
+        image.save(folder / "img_align_celeba" / name, quality=100, subsampling=0)
+    rows = {"list_eval_partition": [f"{n} {0 if i < 4 else 2}" for i, n in enumerate(names)],
+            "identity_CelebA": [f"{n} 1" for n in names],
+            "list_bbox_celeba": ["7", "image_id x y w h"] + [f"{n} 1 2 3 4" for n in names],
+            "list_landmarks_align_celeba": ["7", "x y"] + [f"{n} 1 2" for n in names],
+            "list_attr_celeba": ["7", "Smiling Young"] + [f"{n} 1 -1" for n in names]}
+    for name, lines in rows.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return None, None
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "cifar100", "flowers102", "celeba"])
+def test_the_named_sets_in_the_formats_they_come_in(tmp_path, monkeypatch, name):
+    labels, classes = globals()[f"write_{name.replace('-', '_')}"](tmp_path)
+    for module in (torchvision.datasets.cifar, torchvision.datasets.flowers102, torchvision.datasets.celeba):
+        monkeypatch.setattr(module, "check_integrity", lambda *args: True)  # ours are far smaller than the real ones
+    for memory in (4, 0):
+        train_part, test_part = (load_images(name, image_size=8, channels=3, root=tmp_path, split=split, memory=memory)
+                                 for split in ("train", "test"))
+        seen = train_part.batch(torch.arange(len(train_part)))[0][:, 0, 4, 4]
+        assert len(test_part) == 3 and len(train_part) == (10 if name == "cifar10" else 4)
+        red = [(1 if name == "fashion-mnist" else 10) * i for i in ([0, 1] * 5 if name == "cifar10" else range(4))]
+        assert np.abs((seen.numpy() + 1) * 127.5 - red).max() < 2.5  # JPEG is not exact
+        assert train_part.classes == classes if classes else name == "flowers102" or train_part.classes is None
+        assert (None if train_part.labels is None else train_part.labels.tolist()) == labels
+
+
 def test_forty_labels_an_image_are_no_class(tmp_path, monkeypatch):
-    import torchvision.datasets
 
     class Faces(torch.utils.data.Dataset):
         def __init__(self, root, download=False, **split):
@@ -400,7 +493,6 @@ def test_forty_labels_an_image_are_no_class(tmp_path, monkeypatch):
 
 
 def test_a_damaged_image_in_a_named_data_set_is_skipped_and_its_number_told(tmp_path, monkeypatch):
-    import torchvision.datasets
 
     class Pretend:
         def __init__(self, root, download=False, **split):
@@ -486,7 +578,6 @@ def test_the_settings_of_a_run_reach_the_images(monkeypatch):
 
 
 def test_the_program_trains_on_a_named_set_and_downloads_only_when_asked(tmp_path, monkeypatch, capsys):
-    import torchvision.datasets
     asked = []
 
     class Pretend(torch.utils.data.Dataset):
@@ -504,8 +595,9 @@ def test_the_program_trains_on_a_named_set_and_downloads_only_when_asked(tmp_pat
         def __getitem__(self, i):
             return Image.fromarray(self.data[i]), i % 10
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", Pretend)
-    options = ["--image-size", "8", "--base-channels", "8", "--groups", "4", "--channel-mults", "1", "--batch-size", "4",
-               "--steps", "2", "--num-timesteps", "10", "--samples", "1", "--sample-steps", "1", "--device", "cpu"]
+    options = ["--image-size", "8", "--base-channels", "8", "--groups", "4", "--channel-mults", "1",
+               "--batch-size", "4", "--steps", "2", "--num-timesteps", "10", "--samples", "1", "--sample-steps", "1",
+               "--device", "cpu"]
     command = ["train", "--data", "fashion-mnist", "--out", str(tmp_path / "run"), *options]
     assert main(command) == 2 and "--download" in capsys.readouterr().err and not (tmp_path / "run").exists()
     assert main([*command, "--download"]) == 0 and asked == [False, True, True]
@@ -529,7 +621,6 @@ def test_a_named_data_set_that_is_not_there(tmp_path, monkeypatch):
     for name in ("cifar10", "cifar100", "mnist", "fashion-mnist"):
         with pytest.raises(ValueError, match="download=True"):
             load_images(name, image_size=8, channels=3, root=tmp_path)
-    import torchvision.datasets
 
     def needs_scipy(*args, **options):
         raise ModuleNotFoundError("No module named 'scipy'", name="scipy")

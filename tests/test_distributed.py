@@ -34,7 +34,8 @@ checkpoint, steps, real_open = module._checkpoint, module.training_steps, open
 
 def spy(state, config, *rest):  # every rank shows its weights whenever a checkpoint is written
     for name, model in (("raw", state.denoiser.model), ("average", state.ema.module)):
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, f"{folder}/{name}-{rank}-{state.step}.safetensors")
+        weights = {k: v.contiguous() for k, v in model.state_dict().items()}
+        save_file(weights, f"{folder}/{name}-{rank}-{state.step}.safetensors")
     checkpoint(state, config, *rest)
     if rank == 0 and not config.resume:
         os.mkdir(f"{config.out}/checkpoints/.step-00000009.tmp")  # as a crash leaves it

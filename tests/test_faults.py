@@ -1,4 +1,4 @@
-"""What goes wrong in long runs: killed processes, full disks, damaged files. Nothing is lost, nothing silently wrong."""
+"""What goes wrong in long runs: killed processes, full disks, damaged files. Nothing is lost or silently wrong."""
 import errno
 import importlib.util
 import json
@@ -77,7 +77,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(pi
     def lines():
         return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
-    while kills < 25:
+    while kills < 20:
         process, before, wanted = context.Process(target=go, args=(options,)), lines(), chance.randint(0, 3)
         process.start()
         deadline = time.monotonic() + 60
@@ -99,7 +99,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(pi
     assert best_checkpoint(tmp_path / "killed").name == best_checkpoint(tmp_path / "whole").name
     assert not list((tmp_path / "killed" / "checkpoints").glob(".*"))
     starts = [tuple(map(int, line.split())) for line in (tmp_path / "killed.starts").read_text().splitlines()]
-    assert all(step == newest for step, newest in starts) and len({step for step, _ in starts}) > 8  # never from 0 again
+    assert all(step == newest for step, newest in starts)  # never from 0 again
+    assert len({step for step, _ in starts}) > 5
 
 
 class Faults:
@@ -351,7 +352,8 @@ def test_a_pickle_is_never_opened(pictures, tmp_path):
         manifest = read_json(folder / MANIFEST)
         manifest["files"]["training.safetensors"] = sha256(content)  # whoever can write the file can write this too
         write_json(folder / MANIFEST, manifest)
-    with pytest.warns(UserWarning, match="not a valid safetensors file"), pytest.raises(ValueError, match="none of the 2"):
+    with (pytest.warns(UserWarning, match="not a valid safetensors file"),
+          pytest.raises(ValueError, match="none of the 2")):
         train(config(pictures, tmp_path / "run", steps=2, resume=True), progress=False)
     assert not (tmp_path / "harm").exists()
 
