@@ -23,6 +23,8 @@ from ddpm_course.storage import MANIFEST, read_json, read_verified, sha256, tens
 from ddpm_course.train import TRAINING, TrainConfig, best_checkpoint, read_metrics, train
 from ddpm_course.unet import UNet
 
+torch.set_num_threads(1)  # their number may change the last bits, and the processes of the loop below have one
+
 TINY = {"image_size": 8, "base_channels": 8, "groups": 4, "channel_mults": (1,), "patch_size": 1, "num_timesteps": 10,
         "batch_size": 4, "warmup": 2, "log_every": 1, "save_every": 1, "previews": 0, "validation": 4, "holdout": 0.25,
         "samples": 1, "sample_steps": 1, "device": "cpu"}
