@@ -547,6 +547,19 @@ def test_the_processes_that_decode_images_outlive_a_signal(photographs, number):
     assert len(list(streamed)) == 98
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_the_death_of_a_process_is_not_announced_in_the_middle_of_an_update(photographs, monkeypatch):
+    before = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)  # torch sets it once
+    streamed = batches(read(photographs, memory=0), [torch.tensor([i]) for i in range(4)], workers=1)
+    try:
+        next(streamed)
+        assert signal.getsignal(signal.SIGCHLD) is before
+        assert len(list(streamed)) == 3
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_a_file_that_vanishes_before_the_first_update(tmp_path, monkeypatch):
     folder, out = tmp_path / "pictures", tmp_path / "run"
     folder.mkdir()
