@@ -1,85 +1,189 @@
-"""The network of Ho et al. in full size against diffusers' `UNet2DModel`; chapter 10 compares small ones.
+"""Models in the format of diffusers, asked of the library itself: names, defaults, levels, numbers and pictures.
 
 Left out where diffusers is not installed. On CI it is, and there a missing proof is a failure.
 """
+import dataclasses
+import inspect
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 if not os.environ.get("CI"):
     pytest.importorskip("diffusers")
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file
+from small_models import (GOOGLE, GOOGLE_SCHEDULER, IN_DIFFUSERS, SMALL, layout_of_2022, random_everywhere, same_model,
+                          small_denoiser)
 
+from ddpm_course.ddim import ddim_sample
+from ddpm_course.ddpm import ddpm_sample
 from ddpm_course.forward import NoiseSchedule, linear_beta_schedule
-from ddpm_course.hub import from_diffusers, to_diffusers
+from ddpm_course.hub import (SCHEDULER_DEFAULTS, UNET_DEFAULTS, from_diffusers, scheduler_from_diffusers,
+                             scheduler_to_diffusers, to_diffusers)
 from ddpm_course.objective import Denoiser
+from ddpm_course.schedules import make_schedule
 from ddpm_course.unet import UNet, UNetConfig
 
 ROOT = Path(__file__).parent.parent
-GOOGLE = dict(  # the config.json of google/ddpm-cifar10-32
-    sample_size=32, in_channels=3, out_channels=3, layers_per_block=2, block_out_channels=(128, 256, 256, 256),
-    down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"), attention_head_dim=None, act_fn="silu",
-    center_input_sample=False, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, mid_block_scale_factor=1,
-    norm_eps=1e-6, norm_num_groups=32, time_embedding_type="positional")
 
 
-def random_everywhere(model, seed):
-    "Moves every weight from its start: layers that begin at zero would hide what comes before them."
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.02 * torch.randn(p.shape, generator=g))
-    return model.eval()
+def paper(channels, size):
+    return UNetConfig(image_size=size, image_channels=channels, attention_resolutions=(size // 2,))
 
 
-def ours_to_theirs(channels, size, seed, folder):
+def papers_in_diffusers(channels, size):
+    return GOOGLE | {"sample_size": size, "in_channels": channels, "out_channels": channels}
+
+
+def ours_to_theirs(config, seed, folder, size=0.02):
+    "Our weights in their network."
     torch.manual_seed(seed)
-    config = UNetConfig(image_size=size, image_channels=channels, attention_resolutions=(size // 2,))
-    ours = random_everywhere(UNet(config), seed)
-    schedule = NoiseSchedule(linear_beta_schedule())
-    to_diffusers(Denoiser(ours, schedule, shape=(channels, size, size)), folder)
+    ours = random_everywhere(UNet(config), seed, size)
+    shape = (config.image_channels, config.image_size, config.image_size)
+    to_diffusers(Denoiser(ours, NoiseSchedule(linear_beta_schedule()), shape=shape), folder)
     theirs = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
     back = from_diffusers(folder).model.state_dict()
     assert all(torch.equal(w, back[name]) for name, w in ours.state_dict().items())
     return ours, theirs
 
 
-def theirs_to_ours(channels, size, seed, folder):
+def theirs_to_ours(config, seed, folder, size=0.02):
+    "Their weights, in a folder that they have written, in our network."
     torch.manual_seed(seed)
-    sizes = dict(sample_size=size, in_channels=channels, out_channels=channels)
-    theirs = random_everywhere(UNet2DModel(**{**GOOGLE, **sizes}), seed)
+    theirs = random_everywhere(UNet2DModel.from_config(config), seed, size)
     DDPMPipeline(theirs, DDPMScheduler()).save_pretrained(folder)
-    ours = from_diffusers(folder)
-    assert ours.shape == (channels, size, size) and ours.model.config.attention_resolutions == (size // 2,)
-    return ours.model, theirs
+    return from_diffusers(folder).model, theirs
 
 
-@pytest.mark.parametrize("channels, size, seed, make", [
-    (3, 32, 0, ours_to_theirs), (3, 32, 1, theirs_to_ours), (1, 32, 2, ours_to_theirs),
-    (3, 64, 3, theirs_to_ours), (3, 64, 4, ours_to_theirs)])
-def test_the_paper_s_network_computes_what_diffusers_computes(channels, size, seed, make, tmp_path):
-    ours, theirs = make(channels, size, seed, tmp_path / "model")
+def compare(ours, theirs, batch, seed):
+    "Equal answers to 1e-5 on random images, levels and labels, where the answers are neither nothing nor huge."
+    g, c = torch.Generator().manual_seed(seed), ours.config
+    x = torch.randn(batch, c.image_channels, c.image_size, c.image_size, generator=g)
+    t = torch.randint(1000, (batch,), generator=g)
+    y = None if c.num_classes is None else torch.randint(c.num_classes, (batch,), generator=g)
+    with torch.inference_mode():
+        a, b = ours(x, t, y), theirs(x, t, class_labels=y).sample
+    assert 0.1 < a.std() < 10
+    assert (a - b).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("channels, size, seed, make, config", [
+    (3, 32, 0, ours_to_theirs, paper), (3, 32, 1, theirs_to_ours, papers_in_diffusers),
+    (1, 32, 2, ours_to_theirs, paper), (3, 64, 3, theirs_to_ours, papers_in_diffusers),
+    (3, 64, 4, ours_to_theirs, paper)])
+def test_the_paper_s_network_computes_what_diffusers_computes(channels, size, seed, make, config, tmp_path):
+    ours, theirs = make(config(channels, size), seed, tmp_path / "model")
+    assert ours.config == dataclasses.replace(paper(channels, size), dropout=ours.config.dropout)
     if channels == 3:
         assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) == 35_746_307
-    g = torch.Generator().manual_seed(seed)
     for batch in (1, 3) if size == 32 else (1,):
-        x, t = torch.randn(batch, channels, size, size, generator=g), torch.randint(1000, (batch,), generator=g)
-        with torch.inference_mode():
-            a, b = ours(x, t), theirs(x, t).sample
-        assert 0.1 < a.std() < 10
-        assert (a - b).abs().max() < 1e-5
+        compare(ours, theirs, batch, seed)
 
 
-def test_the_configuration_of_2022_is_the_paper_s():
-    from ddpm_course.hub import unet_from_diffusers
+@pytest.mark.parametrize("config", [
+    UNetConfig(16, 1, 8, (1, 2), 1, (16, 8), groups=4, num_classes=10),
+    UNetConfig(16, 3, 8, (1, 2), 1, (8,), groups=4, num_classes=10, null_label=False),
+    UNetConfig(16, 1, 8, (1, 2, 3), 1, (), heads=2, groups=4)], ids=["labels", "no 'no label'", "two heads"])
+def test_small_networks_with_labels_and_heads_agree_in_both_directions(config, tmp_path):
+    ours, theirs = ours_to_theirs(config, 0, tmp_path / "ours", size=0.05)
+    compare(ours, theirs, 5, 0)
+    ours, theirs = theirs_to_ours(dict(theirs.config), 1, tmp_path / "theirs", size=0.05)
+    compare(ours, theirs, 5, 1)
+    assert ours.config == config
 
-    assert unet_from_diffusers(json.loads(json.dumps(GOOGLE))) == (UNetConfig(dropout=0.0), (3, 32, 32))
+
+def test_tensors_have_diffusers_names_and_shapes_to_the_last_one(tmp_path):
+    to_diffusers(small_denoiser(), tmp_path)
+    theirs = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
+                         norm_num_groups=4, num_class_embeds=4, attention_head_dim=None,
+                         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                         up_block_types=("AttnUpBlock2D", "UpBlock2D")).state_dict()
+    written = load_file(tmp_path / IN_DIFFUSERS["weights"])
+    assert {name: w.shape for name, w in written.items()} == {name: w.shape for name, w in theirs.items()}
+
+
+@pytest.mark.parametrize("kind, defaults", [
+    (UNet2DModel, UNET_DEFAULTS), (DDPMScheduler, SCHEDULER_DEFAULTS), (DDIMScheduler, SCHEDULER_DEFAULTS)])
+def test_a_missing_key_means_what_it_means_to_diffusers(kind, defaults):
+    parameters = inspect.signature(kind.__init__).parameters
+    known = defaults.keys() & parameters.keys()  # an older one may lack a few
+    assert len(known) > 0.7 * len(defaults)
+    for key in known:
+        theirs = parameters[key].default
+        assert (list(theirs) if isinstance(theirs, tuple) else theirs) == defaults[key], key
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+@pytest.mark.parametrize("schedule", [
+    make_schedule("linear"), NoiseSchedule(torch.linspace(0.01, 0.3, 5, dtype=torch.float64)),
+    make_schedule("linear", 50), make_schedule("cosine", 100), make_schedule("sigmoid", 30, zero_terminal_snr=True)],
+    ids=["linear", "own", "linear 50", "cosine", "sigmoid, zero terminal SNR"])
+def test_their_scheduler_has_our_levels(schedule, kind):
+    out = scheduler_to_diffusers(Denoiser(None, schedule, "v", shape=(1, 8, 8)))
+    assert_close(kind.from_config(out).alphas_cumprod, schedule.alphas_cumprod, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"num_train_timesteps": 100}, {"beta_schedule": "scaled_linear"}, {"beta_schedule": "squaredcos_cap_v2"},
+    {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}], ids=str)
+def test_our_schedule_has_their_levels(change):
+    config = GOOGLE_SCHEDULER | change
+    theirs = DDPMScheduler(**{k: v for k, v in config.items() if k in SCHEDULER_DEFAULTS})
+    ours = scheduler_from_diffusers(config)["schedule"]
+    assert_close(ours.alphas_cumprod, theirs.alphas_cumprod, rtol=2e-4, atol=1e-6)
+
+
+def test_sigmoid_is_another_curve_there():
+    "The reason why no schedule but the linear one goes out by its name."
+    theirs, ours = DDPMScheduler(beta_schedule="sigmoid"), make_schedule("sigmoid")
+    assert (theirs.alphas_cumprod - ours.alphas_cumprod).abs().max() > 0.1
+
+
+def test_diffusers_reads_the_layout_of_2022_as_we_do_and_we_read_what_it_saves_again(tmp_path):
+    denoiser = small_denoiser()
+    layout_of_2022(denoiser, tmp_path / "old")
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "old")
+    compare(denoiser.model, pipeline.unet.eval(), 4, 0)
+    pipeline.save_pretrained(tmp_path / "again")  # in the present layout
+    assert (tmp_path / "again" / IN_DIFFUSERS["unet"]).exists()
+    assert same_model(from_diffusers(tmp_path / "again"), denoiser)
+
+
+def draw(pipeline, n, **options):
+    "Images in [-1, 1] from a pipeline of diffusers."
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(n, generator=torch.Generator().manual_seed(0), output_type="np", **options).images
+    return 2 * torch.from_numpy(images).permute(0, 3, 1, 2) - 1
+
+
+def seeded():
+    return {"generator": torch.Generator().manual_seed(0), "progress": False}
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_pipelines_draw_our_pictures(prediction, tmp_path):
+    network = random_everywhere(small_denoiser(config=dataclasses.replace(SMALL, num_classes=None)).model, size=0.1)
+    mine = Denoiser(network, make_schedule("linear"), prediction, shape=(1, 8, 8))
+    to_diffusers(mine, tmp_path)
+    theirs = draw(DDIMPipeline.from_pretrained(tmp_path), 4, num_inference_steps=25, use_clipped_model_output=True)
+    ours = ddim_sample(mine, 4, steps=25, **seeded())
+    assert ours.std() > 0.1
+    assert_close(theirs, ours, atol=1e-4, rtol=0)
+    mine = Denoiser(network, make_schedule("cosine", 25), prediction, shape=(1, 8, 8))
+    to_diffusers(mine, tmp_path)
+    theirs = draw(DDPMPipeline.from_pretrained(tmp_path), 4, num_inference_steps=25)
+    assert_close(theirs, ddpm_sample(mine, 4, **seeded()), atol=1e-4, rtol=0)
+
+
+def test_a_pipeline_stops_at_a_model_with_labels(tmp_path):
+    "The reason why the card of such a model shows a loop of one's own."
+    to_diffusers(small_denoiser(), tmp_path)
+    with pytest.raises(ValueError, match="class_labels should be provided"):
+        draw(DDPMPipeline.from_pretrained(tmp_path), 1, num_inference_steps=1)
 
 
 def test_the_saved_chapter_was_run_with_diffusers():
@@ -87,21 +191,3 @@ def test_the_saved_chapter_was_run_with_diffusers():
     outputs = [o for c in json.loads(text)["cells"] for o in c.get("outputs", [])]
     printed = "".join("".join(o.get("text", [])) for o in outputs)
     assert "agree to 1e-5" in printed and "is not installed" not in printed
-
-
-def test_folders_are_written_and_read_without_diffusers(tmp_path):
-    program = f"""
-import sys
-sys.modules["diffusers"] = sys.modules["huggingface_hub"] = None  # as if they were not installed
-import torch
-from ddpm_course.hub import from_diffusers, to_diffusers
-from ddpm_course.objective import Denoiser
-from ddpm_course.schedules import make_schedule
-from ddpm_course.unet import UNet, UNetConfig
-model = UNet(UNetConfig(8, 1, 8, (1, 2), 1, (4,), groups=4))
-to_diffusers(Denoiser(model, make_schedule("cosine"), "v", shape=(1, 8, 8)), {str(tmp_path / "model")!r})
-back = from_diffusers({str(tmp_path / "model")!r})
-assert all(torch.equal(w, back.model.state_dict()[name]) for name, w in model.state_dict().items())
-"""
-    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr

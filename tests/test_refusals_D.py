@@ -1,0 +1,118 @@
+"""Training: every refusal, with the type of its error and words that must occur in its message."""
+import dataclasses
+import math
+import warnings
+from unittest import mock
+
+import pytest
+import torch
+
+from ddpm_course.data import load_digits
+from ddpm_course.hub import checkpoints
+from ddpm_course.storage import read_json, write_json
+from ddpm_course.train import (DATA, TrainConfig, TrainState, check_finite, pick_device, resume_from, save_checkpoint,
+                               train, training_steps)
+
+TINY = TrainConfig(base_channels=8, groups=4, num_timesteps=100, batch_size=8, steps=3, warmup=2, sample_steps=4,
+                   samples=4, previews=0, validation=0, device="cpu")
+
+
+def refused(call, kind, words):
+    "`call` must raise `kind` with a message in which `words` occur."
+    with pytest.raises(kind) as caught:
+        call()
+    assert words in str(caught.value), caught.value
+
+
+def test_config():
+    for name in ("image_size", "patch_size", "steps", "batch_size", "accumulate", "num_timesteps", "log_every",
+                 "save_every", "samples", "sample_steps"):
+        for value in (0, -1):
+            refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected 1 or more")
+    for name in ("warmup", "validation", "previews", "memory", "workers"):
+        refused(lambda: TrainConfig(**{name: -1}), ValueError, f"{name} is -1, expected 0 or more")
+    refused(lambda: TrainConfig(keep=1), ValueError, "keep is 1, expected 2 or more")
+    for name in ("lr", "grad_clip"):
+        for value in (0.0, -1.0, math.nan):
+            refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected more than 0")
+    for name, top, above in (("decay", "1", 1.1), ("label_dropout", "1", 2), ("max_skipped", "1", 1.5),
+                             ("background", "255", 256), ("ema", "below 1", 1.0), ("holdout", "below 1", 1.0)):
+        for value in (-0.1, above, math.nan):
+            refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected 0 to {top}")
+    refused(lambda: TrainConfig(weighting="x"), ValueError, "weighting is 'x', expected one of")
+    refused(lambda: TrainConfig(precision="int8"), ValueError, "precision is 'int8', expected float32, bf16 or fp16")
+    refused(lambda: TrainConfig(sample_steps=2000), ValueError,
+            "sample_steps is 2000, expected at most num_timesteps = 1000")
+
+
+def test_device(monkeypatch):
+    for gpus, names, there in ((0, ("tpu", "cuda", "mps", "graphics card"), "cpu"), (2, ("cuda:2", "mps"), "cuda, cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda n=gpus: n > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n=gpus: n)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        for name in names:
+            refused(lambda: pick_device(name), ValueError,
+                    f"device is {name!r}, expected auto or one that this machine has: {there}")
+
+
+def test_checkpoints(tmp_path):
+    config = dataclasses.replace(TINY, out=str(tmp_path / "run"))
+    state = TrainState(config)
+    refused(lambda: save_checkpoint(state, config), ValueError, "no update has been made yet, expected one or more")
+    for _ in training_steps(state, load_digits(), config):
+        save_checkpoint(state, config)
+    state.first_bad.fill_(1)
+    refused(lambda: save_checkpoint(state, config), FloatingPointError, "not finite at step 1, with learning rate")
+    state.first_bad.fill_(-1)
+    faster = dataclasses.replace(config, lr=0.5, seed=3)
+    for words in ("lr (was 0.001, now 0.5)", "seed (was 0, now 3)", "expected the same, or another run folder",
+                  f"step-00000003 in {config.out!r} has another configuration"):
+        refused(lambda: resume_from(TrainState(faster), faster), ValueError, words)
+    with mock.patch("ddpm_course.hub.write_folder", side_effect=OSError(28, "disk full", "there")):
+        refused(lambda: save_checkpoint(state, config), OSError,
+                "step-00000003 could not be written (disk full); kept are: step-00000003, step-00000002: 'there'")
+    for folder in checkpoints(config.out):
+        (folder / "training.json").write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each is passed over
+        refused(lambda: resume_from(state, config), ValueError,
+                f"none of the 2 checkpoints in {config.out!r} can be read, expected a whole one")
+
+
+def test_training():
+    state = TrainState(TINY)
+    check_finite(state, TINY)
+    state.first_bad.fill_(2)
+    for words in ("the loss or its gradient is not finite at step 2, with learning rate 0.000667",
+                  "the weights were not changed by it, and no checkpoint was written since: try a lower lr"):
+        refused(lambda: check_finite(state, TINY), FloatingPointError, words)
+
+
+def test_run(tmp_path):
+    whole = dataclasses.replace(TINY, out=str(tmp_path / "whole"))
+    train(whole, progress=False)
+
+    def begin(out="x", **change):
+        return train(dataclasses.replace(TINY, out=str(tmp_path / out), **change), progress=False)
+    for kind, words, change in (
+            (ValueError, f"out is {whole.out!r}, which exists already; expected a new folder, or --resume to go on",
+             {"out": "whole"}),
+            (ValueError, "none', expected the folder of a run to resume; there is none",
+             {"out": "none", "resume": True}),
+            (ValueError, "base_channels (was 8, now 16)",
+             {"out": "whole", "resume": True, "lr": 5e-4, "base_channels": 16}),
+            (ValueError, "lr (was 0.001, now 0.0005)",
+             {"out": "whole", "resume": True, "lr": 5e-4, "base_channels": 16}),
+            (ValueError, "image_size is 30", {"image_size": 30, "patch_size": 4}),
+            (ValueError, "'nowhere'", {"data": "nowhere"}),
+            (ValueError, "batch_size is 8, expected a multiple of 1 (processes) times 3 (accumulate)",
+             {"accumulate": 3})):
+        refused(lambda: begin(**change), kind, words)
+    assert [p.name for p in tmp_path.iterdir()] == ["whole"]  # nothing half-written
+    described = read_json(tmp_path / "whole" / DATA)
+    for change, words in (({"fingerprint": "other"}, "(10000 then, 10000 now)"),
+                          ({"in_memory": False, "images": 9}, "(9 then, 10000 now)"),
+                          ({"in_memory": False, "held_out": 9}, "(10000 then, 10000 now)")):
+        write_json(tmp_path / "whole" / DATA, {**described, **change})
+        refused(lambda: begin("whole", resume=True), ValueError,
+                f"the images in 'digits' have changed since the run was begun {words}; expected the same, or another")
