@@ -10,7 +10,7 @@ import sys
 import torch
 from digit_classifier import judge
 
-from ddpm_course.cli import guided
+from ddpm_course.app.cli import guided
 from ddpm_course.ddim import ddim_sample
 from ddpm_course.hub import load_pretrained
 

@@ -17,9 +17,11 @@ from pathlib import Path
 import torch
 from digit_classifier import load, summary
 
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import new_state
 from ddpm_course.data import load_digits
 from ddpm_course.ddim import ddim_sample
-from ddpm_course.train import TrainConfig, TrainState, batch_index, train_step
+from ddpm_course.training import batch_index, train_step
 
 RESULTS = Path(__file__).parent / "results" / "recipe_search.jsonl"
 VARIANTS = {
@@ -44,7 +46,7 @@ VARIANTS = {
 def run(name: str, seconds: float) -> dict:
     config = TrainConfig(**VARIANTS[name])
     data = load_digits("train")
-    state = TrainState(config, None if config.conditional is False else 10)
+    state = new_state(config, None if config.conditional is False else 10)
     start, losses = time.perf_counter(), []
     while (elapsed := time.perf_counter() - start) < seconds:
         # train_step sets the learning rate from step / steps: guess `steps` anew from the speed so far

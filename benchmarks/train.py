@@ -33,13 +33,14 @@ from pathlib import Path
 os.environ["TQDM_DISABLE"] = "1"
 
 import torch  # noqa: E402
+from machine import machine  # noqa: E402
 from torch import nn  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
-from machine import machine  # noqa: E402
-
+from ddpm_course.app.config import TrainConfig  # noqa: E402
+from ddpm_course.app.run import new_state, training_steps  # noqa: E402
 from ddpm_course.data import load_digits  # noqa: E402
-from ddpm_course.train import EMA, TrainConfig, TrainState, batch_index, training_steps  # noqa: E402
+from ddpm_course.training import EMA, batch_index  # noqa: E402
 
 FOREVER = 10**9
 SIZES = {"small": {}, "large": {"base_channels": 128, "channel_mults": (1, 2, 2), "num_res_blocks": 2, "groups": 32,
@@ -60,7 +61,7 @@ class Contestant:
 class Ours(Contestant):
     def __init__(self, args, data, memory_format=torch.channels_last, compile_mode=None, **change):
         c = config(args, **change)
-        self.state = TrainState(c)
+        self.state = new_state(c)
         self.state.denoiser.model.to(memory_format=memory_format)
         if compile_mode:
             self.state.denoiser.model.compile(mode=compile_mode)
@@ -73,7 +74,7 @@ class Ours(Contestant):
 class Alone(Contestant):
     "The network on one fixed batch: forward and backward, and, where asked for, the update and the average."
     def __init__(self, args, data, update=False):
-        self.state = TrainState(config(args))
+        self.state = new_state(config(args))
         x0, _ = data.batch(torch.arange(args.batch_size))
         self.x = x0.to(self.state.device)
         self.t, self.target = torch.arange(args.batch_size, device=self.x.device), torch.randn_like(self.x)
@@ -106,7 +107,7 @@ class Lucidrains:
         from denoising_diffusion_pytorch import GaussianDiffusion, Trainer
         library.tqdm = lambda **options: tqdm(disable=True)
         c = config(args)
-        model = AsTheirs(TrainState(c).denoiser.model)
+        model = AsTheirs(new_state(c).denoiser.model)
         diffusion = GaussianDiffusion(model, image_size=28, timesteps=1000, objective="pred_v", beta_schedule="cosine")
         self.trainer = Trainer(diffusion, str(folder), train_batch_size=args.batch_size, train_lr=c.lr,
                                augment_horizontal_flip=False, save_and_sample_every=FOREVER, calculate_fid=False,
@@ -140,7 +141,7 @@ class Diffusers(Contestant):
         from diffusers.optimization import get_scheduler
         from diffusers.training_utils import EMAModel
         c = config(args)
-        model = TrainState(c).denoiser.model.to(memory_format=torch.contiguous_format)
+        model = new_state(c).denoiser.model.to(memory_format=torch.contiguous_format)
         loader = torch.utils.data.DataLoader(PngFiles(folder), batch_size=args.batch_size, shuffle=True, drop_last=True)
         optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=1e-6)
         schedule = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=500, num_training_steps=FOREVER)
@@ -184,7 +185,7 @@ class Images(Contestant):
 
 
 def contestants(args, data, folder) -> dict:
-    device = TrainState(config(args)).device
+    device = new_state(config(args)).device
     made = {"network alone": lambda: Alone(args, data), "+ AdamW, EMA": lambda: Alone(args, data, update=True),
             "ours": lambda: Ours(args, data), "lucidrains": lambda: Lucidrains(args, folder),
             "diffusers": lambda: Diffusers(args, folder), "images": lambda: Images(args, data, device)}

@@ -33,10 +33,11 @@ import torch
 from machine import machine
 from torch.utils.flop_counter import FlopCounterMode
 
+from ddpm_course.formats.diffusers import unet_to_diffusers
 from ddpm_course.forward import NoiseSchedule, linear_beta_schedule
-from ddpm_course.hub import to_diffusers, unet_to_diffusers
+from ddpm_course.hub import to_diffusers
+from ddpm_course.lib.storage import tensors_from_bytes
 from ddpm_course.objective import Denoiser
-from ddpm_course.storage import tensors_from_bytes
 from ddpm_course.unet import UNet, UNetConfig
 
 ROOT = Path(__file__).parent.parent

@@ -1,6 +1,6 @@
-"""So that `python -m ddpm_course` is the program `ddpm_course`, which is written in nbs/appendix/cli.ipynb."""
+"""So that `python -m ddpm_course` is the program `ddpm_course`, which is written in app/cli.py."""
 import sys
 
-from ddpm_course.cli import main
+from ddpm_course.app.cli import main
 
 sys.exit(main())

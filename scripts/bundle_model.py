@@ -17,8 +17,9 @@ from digit_classifier import summary  # noqa: E402
 
 from ddpm_course.data import load_digits  # noqa: E402
 from ddpm_course.ddim import ddim_sample  # noqa: E402
-from ddpm_course.hub import checkpoints, load_pretrained, save_pretrained  # noqa: E402
-from ddpm_course.storage import MANIFEST, read_json  # noqa: E402
+from ddpm_course.formats.model_folder import checkpoints  # noqa: E402
+from ddpm_course.hub import load_pretrained, save_pretrained  # noqa: E402
+from ddpm_course.lib.storage import MANIFEST, read_json  # noqa: E402
 
 
 def main() -> None:

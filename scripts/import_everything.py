@@ -5,9 +5,9 @@ import pkgutil
 import ddpm_course
 
 names = 0
-for module in pkgutil.iter_modules(ddpm_course.__path__):
-    if module.name.startswith("_"):
+for module in pkgutil.walk_packages(ddpm_course.__path__, "ddpm_course."):
+    if module.name.rpartition(".")[2].startswith("_"):  # importing __main__ runs the program
         continue
-    loaded = importlib.import_module(f"ddpm_course.{module.name}")
-    names += len([getattr(loaded, name) for name in loaded.__all__])
+    loaded = importlib.import_module(module.name)
+    names += len([getattr(loaded, name) for name in getattr(loaded, "__all__", vars(loaded)) if name[0] != "_"])
 print(f"ddpm_course {ddpm_course.__version__}: {names} public names import from {ddpm_course.__path__[0]}")

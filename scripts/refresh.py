@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from ddpm_course.ledger import equation_order, find_equations, read_ledger
+from ddpm_course.lib.ledger import equation_order, find_equations, read_ledger
 
 ROOT = Path(__file__).parent.parent
 LEDGER = ROOT / "nbs" / "appendix" / "ledger.ipynb"

@@ -8,10 +8,11 @@ import types
 import torch
 from safetensors.torch import load_file
 
-from ddpm_course.hub import describe, to_diffusers
+from ddpm_course.formats.model_folder import describe
+from ddpm_course.hub import to_diffusers
+from ddpm_course.lib.storage import tensors_to_bytes
 from ddpm_course.objective import Denoiser
 from ddpm_course.schedules import make_schedule
-from ddpm_course.storage import tensors_to_bytes
 from ddpm_course.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(8, 1, 8, (1, 2), 1, (4,), groups=4, dropout=0.0, num_classes=3)

@@ -8,11 +8,12 @@ from unittest import mock
 import pytest
 import torch
 
+from ddpm_course.app.checkpoints import TRAINING, best_checkpoint, is_whole, resume_from, save_checkpoint
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import new_state, training_steps
 from ddpm_course.data import load_digits
-from ddpm_course.hub import checkpoints
-from ddpm_course.storage import MANIFEST, read_verified, tensors_from_bytes
-from ddpm_course.train import (TRAINING, TrainConfig, TrainState, best_checkpoint, is_whole, resume_from,
-                               save_checkpoint, training_steps)
+from ddpm_course.formats.model_folder import checkpoints
+from ddpm_course.lib.storage import MANIFEST, read_verified, tensors_from_bytes
 
 torch.set_num_threads(1)  # their number may change the last bits
 
@@ -47,10 +48,10 @@ def assert_same(one, other):
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_a_run_goes_on_to_the_last_bit_with_dropout_and_labels(data, tmp_path, precision):
     config = dataclasses.replace(TINY, precision=precision, out=str(tmp_path / "run"))
-    whole = go(TrainState(config, 10), config, data, save_at=(3, 5))
+    whole = go(new_state(config, 10), config, data, save_at=(3, 5))
     expected = everything(config.out)
     shutil.rmtree(checkpoints(config.out)[0])  # as if it had been killed before the last one
-    state = TrainState(config, 10)
+    state = new_state(config, 10)
     resume_from(state, config)
     assert (state.step, state.ema.n) == (3, 3)
     go(state, config, data, save_at=(5,))
@@ -65,11 +66,11 @@ def test_a_run_goes_on_to_the_last_bit_with_dropout_and_labels(data, tmp_path, p
 @pytest.mark.parametrize("damaged", [*TRAINING, MANIFEST])  # by the last a folder is known as one of ours
 def test_a_damaged_checkpoint_is_passed_over_and_written_anew(data, tmp_path, damaged):
     config = dataclasses.replace(TINY, out=str(tmp_path / "run"))
-    go(TrainState(config, 10), config, data, save_at=(3, 5))
+    go(new_state(config, 10), config, data, save_at=(3, 5))
     expected, file = everything(config.out), checkpoints(config.out)[0] / damaged
     file.write_bytes(file.read_bytes()[:-100])
     assert not is_whole(file.parent) and is_whole(checkpoints(config.out)[1])
-    state = TrainState(config, 10)
+    state = new_state(config, 10)
     with pytest.warns(UserWarning, match="checkpoint step-00000005 is passed over: "):
         resume_from(state, config)
     assert state.step == 3
@@ -83,7 +84,7 @@ def five(data, tmp_path):
     "A run that has five checkpoints behind it, of which it keeps 5 and 4, the newest, and 2, the best."
     config = dataclasses.replace(TINY, out=str(tmp_path / "run"))
     with mock.patch("shutil.rmtree", side_effect=shutil.rmtree) as removed:
-        state = go(TrainState(config, 10), config, data, range(1, 6), {1: 0.5, 2: 0.3, 3: 0.4, 4: 0.9, 5: 0.8})
+        state = go(new_state(config, 10), config, data, range(1, 6), {1: 0.5, 2: 0.3, 3: 0.4, 4: 0.9, 5: 0.8})
     return state, config, [Path(call.args[0]).name for call in removed.call_args_list]
 
 
@@ -106,7 +107,7 @@ def test_a_disk_that_is_full_does_no_harm_to_the_checkpoint_of_the_same_update(f
     before = everything(config.out)
     with torch.no_grad():
         state.parameters[0].zero_()  # what is written has other bytes
-    with (mock.patch("ddpm_course.storage.write_atomic", side_effect=OSError(28, "disk full")),
+    with (mock.patch("ddpm_course.lib.storage.write_atomic", side_effect=OSError(28, "disk full")),
           pytest.raises(OSError, match="kept are: step-00000005, step-00000004, step-00000002")):
         save_checkpoint(state, config)
     assert [p.name[-1] for p in checkpoints(config.out)] == ["5", "4", "2"]
@@ -122,6 +123,6 @@ def test_a_state_that_diverged_forgets_it_when_it_goes_on_from_a_checkpoint(five
 
 def test_a_run_without_checkpoints_has_no_best_one_and_starts_anew(tmp_path):
     config = dataclasses.replace(TINY, out=str(tmp_path / "run"))
-    state = TrainState(config, 10)
+    state = new_state(config, 10)
     resume_from(state, config)
     assert best_checkpoint(config.out) is None and state.step == 0

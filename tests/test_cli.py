@@ -6,9 +6,9 @@ import re
 import pytest
 from PIL import Image
 
-from ddpm_course.cli import describe_run, main
-from ddpm_course.storage import read_json
-from ddpm_course.train import TrainConfig
+from ddpm_course.app.cli import describe_run, main
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.lib.storage import read_json
 
 SMALL = ("--base-channels 8 --groups 4 --num-timesteps 50 --sample-steps 3 --samples 4 --steps 4 --batch-size 4 "
          "--device cpu").split()

@@ -4,7 +4,8 @@ import json
 
 import torch
 
-from ddpm_course.train import TrainConfig, architecture, pick_device
+from ddpm_course.app.config import TrainConfig, architecture
+from ddpm_course.app.processes import pick_device
 
 
 def test_a_configuration_is_the_same_after_a_trip_through_json():

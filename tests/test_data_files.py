@@ -18,12 +18,15 @@ import torchvision.datasets
 from PIL import Image
 from skimage import data as skimage_data
 
-from ddpm_course import data as data_module
-from ddpm_course import train as train_module
-from ddpm_course.cli import main
-from ddpm_course.data import ImageFiles, UnreadableImage, batches, fingerprint, hold_out, load_digits, load_images
-from ddpm_course.hub import checkpoints, load_pretrained
-from ddpm_course.train import TrainConfig, train
+from ddpm_course.app import run as run_module
+from ddpm_course.app.cli import main
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import train
+from ddpm_course.data import hold_out, load_digits, load_images
+from ddpm_course.formats.model_folder import checkpoints
+from ddpm_course.hub import load_pretrained
+from ddpm_course.lib import images as images_module
+from ddpm_course.lib.images import ImageFiles, UnreadableImage, batches, fingerprint
 
 RED = (200, 30, 60)
 
@@ -158,13 +161,13 @@ def test_a_decoding_process_that_is_killed_costs_no_update(tmp_path, monkeypatch
         Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(pictures / f"{i:02d}.png")
     config = TrainConfig(data=str(pictures), out=str(tmp_path / "run"), memory=0, workers=1,
                          **{**TINY, "holdout": 0, "steps": 400, "save_every": 400})
-    told = train_module._Metrics.write
+    told = run_module._Metrics.write
 
     def write(self, more):  # as the system does where memory runs out
         told(self, more)
         for process in multiprocessing.active_children():
             process.kill()
-    monkeypatch.setattr(train_module._Metrics, "write", write)
+    monkeypatch.setattr(run_module._Metrics, "write", write)
     with pytest.raises(UnreadableImage, match=r"a process that decodes images has died.*; the \d+ updates until then"):
         train(config, progress=False)
     assert len(checkpoints(tmp_path / "run")) == 1
@@ -379,7 +382,7 @@ def test_named_data_sets_are_read_and_never_downloaded_unasked(tmp_path, monkeyp
                 raise IndexError
             return Image.new("RGB", (9, 9), RED), i
 
-    for name, (cls, _) in data_module.NAMED_DATASETS.items():
+    for name, (cls, _) in images_module.NAMED_DATASETS.items():
         real = inspect.signature(getattr(torchvision.datasets, cls))
         monkeypatch.setattr(torchvision.datasets, cls, Pretend)
         assert len(load_images(name, image_size=8, channels=3, root=tmp_path)) == 3
@@ -521,11 +524,11 @@ def test_a_file_that_vanishes_during_a_run_is_named_and_what_was_trained_is_save
         Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(folder / f"{i:02d}.png")
     config = TrainConfig(data=str(folder), out=str(out), memory=0, workers=workers,
                          **{**TINY, "holdout": 0, "steps": 60})
-    told = train_module._Metrics.write
+    told = run_module._Metrics.write
     def write(self, more):  # the first line of the metrics: update 2
         told(self, more)
         (folder / "07.png").unlink(missing_ok=True)
-    monkeypatch.setattr(train_module._Metrics, "write", write)
+    monkeypatch.setattr(run_module._Metrics, "write", write)
     with pytest.raises(UnreadableImage, match=r"07\.png could be read before and cannot be read now: FileNotFoundError"
                                               r"(?s:.*); the \d+ updates until then are saved in") as failed:
         train(config, progress=False)
@@ -566,13 +569,13 @@ def test_a_file_that_vanishes_before_the_first_update(tmp_path, monkeypatch):
     for i in range(4):
         Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(folder / f"{i}.png")
     config = TrainConfig(data=str(folder), out=str(out), memory=0, workers=0, **{**TINY, "holdout": 0})
-    real = train_module._begin
+    real = run_module._begin
 
     def begin(config):
         begun = real(config)
         (folder / "2.png").unlink()
         return begun
-    monkeypatch.setattr(train_module, "_begin", begin)
+    monkeypatch.setattr(run_module, "_begin", begin)
     with pytest.raises(UnreadableImage, match=r"2\.png could be read before") as failed:
         train(config, progress=False)
     assert "saved" not in str(failed.value) and not checkpoints(out)  # there is nothing to save, and nothing is claimed
@@ -583,8 +586,8 @@ def test_a_file_that_vanishes_before_the_first_update(tmp_path, monkeypatch):
 
 def test_the_settings_of_a_run_reach_the_images(monkeypatch):
     asked = {}
-    monkeypatch.setattr(train_module, "load_images", lambda name, **options: asked.update(options) or load_digits())
-    train_module.load_data(TrainConfig(data="somewhere", image_size=20, channels=3, download=True, workers=5,
+    monkeypatch.setattr(run_module, "load_images", lambda name, **options: asked.update(options) or load_digits())
+    run_module.load_data(TrainConfig(data="somewhere", image_size=20, channels=3, download=True, workers=5,
                                        max_skipped=0.3, background=7, memory=1.5))
     assert asked == {"image_size": 20, "channels": 3, "download": True, "workers": 5, "max_skipped": 0.3,
                      "background": 7, "memory": 1.5}

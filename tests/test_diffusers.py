@@ -21,9 +21,10 @@ from small_models import (GOOGLE, GOOGLE_SCHEDULER, IN_DIFFUSERS, SMALL, layout_
 
 from ddpm_course.ddim import ddim_sample
 from ddpm_course.ddpm import ddpm_sample
+from ddpm_course.formats.diffusers import (SCHEDULER_DEFAULTS, UNET_DEFAULTS, scheduler_from_diffusers,
+                                           scheduler_to_diffusers)
 from ddpm_course.forward import NoiseSchedule, linear_beta_schedule
-from ddpm_course.hub import (SCHEDULER_DEFAULTS, UNET_DEFAULTS, from_diffusers, scheduler_from_diffusers,
-                             scheduler_to_diffusers, to_diffusers)
+from ddpm_course.hub import from_diffusers, to_diffusers
 from ddpm_course.objective import Denoiser
 from ddpm_course.schedules import make_schedule
 from ddpm_course.unet import UNet, UNetConfig
@@ -187,7 +188,7 @@ def test_a_pipeline_stops_at_a_model_with_labels(tmp_path):
 
 
 def test_the_saved_chapter_was_run_with_diffusers():
-    text = (ROOT / "nbs" / "10_sharing_models.ipynb").read_text(encoding="utf-8")
+    text = (ROOT / "nbs" / "15_sharing_models.ipynb").read_text(encoding="utf-8")
     outputs = [o for c in json.loads(text)["cells"] for o in c.get("outputs", [])]
     printed = "".join("".join(o.get("text", [])) for o in outputs)
     assert "agree to 1e-5" in printed and "is not installed" not in printed

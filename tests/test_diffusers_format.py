@@ -12,12 +12,13 @@ from small_models import (GOOGLE, GOOGLE_SCHEDULER, IN_DIFFUSERS, SMALL, files_b
                           same_model, small_denoiser, stand_in_for_the_hub)
 from torch.testing import assert_close
 
+from ddpm_course.formats.diffusers import (UNET_DEFAULTS, diffusers_names, scheduler_from_diffusers,
+                                           scheduler_to_diffusers, unet_from_diffusers, unet_to_diffusers)
 from ddpm_course.forward import NoiseSchedule, linear_beta_schedule
-from ddpm_course.hub import (UNET_DEFAULTS, diffusers_names, from_diffusers, scheduler_from_diffusers,
-                             scheduler_to_diffusers, to_diffusers, unet_from_diffusers, unet_to_diffusers)
+from ddpm_course.hub import from_diffusers, to_diffusers
+from ddpm_course.lib.storage import tensors_to_bytes
 from ddpm_course.objective import Denoiser
 from ddpm_course.schedules import cosine_beta_schedule, make_schedule, rescale_zero_terminal_snr
-from ddpm_course.storage import tensors_to_bytes
 from ddpm_course.unet import UNet, UNetConfig
 
 ROOT = Path(__file__).parent.parent

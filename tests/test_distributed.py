@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpm_course.hub import checkpoints
-from ddpm_course.train import TrainConfig, is_whole, train
+from ddpm_course.app.checkpoints import is_whole
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import train
+from ddpm_course.formats.model_folder import checkpoints
 
 OPTIONS = {"image_size": 8, "base_channels": 8, "groups": 4, "channel_mults": [1, 2], "patch_size": 1, "dropout": 0.0,
            "num_timesteps": 20, "batch_size": 8, "accumulate": 2, "steps": 12, "warmup": 2, "flip": True, "previews": 2,
@@ -25,8 +27,9 @@ import builtins, dataclasses, json, os, signal, sys
 import torch
 from safetensors.torch import load_file, save_file
 from ddpm_course import train as module
-from ddpm_course.data import UnreadableImage
-from ddpm_course.train import TrainConfig, train
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import train
+from ddpm_course.lib.images import UnreadableImage
 
 folder, options = sys.argv[1], json.loads(sys.argv[2])
 rank = int(os.environ["RANK"])

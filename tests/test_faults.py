@@ -16,11 +16,16 @@ import torch
 from accelerate.tracking import GeneralTracker
 from PIL import Image
 
-from ddpm_course import train as train_module
-from ddpm_course.cli import main
-from ddpm_course.hub import checkpoints
-from ddpm_course.storage import MANIFEST, read_json, read_verified, sha256, tensors_from_bytes, write_json
-from ddpm_course.train import TRAINING, TrainConfig, best_checkpoint, read_metrics, train
+from ddpm_course import training as training_module
+from ddpm_course.app import checkpoints as checkpoints_module
+from ddpm_course.app import processes as processes_module
+from ddpm_course.app import run as run_module
+from ddpm_course.app.checkpoints import TRAINING, best_checkpoint
+from ddpm_course.app.cli import main
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import read_metrics, train
+from ddpm_course.formats.model_folder import checkpoints
+from ddpm_course.lib.storage import MANIFEST, read_json, read_verified, sha256, tensors_from_bytes, write_json
 from ddpm_course.unet import UNet
 
 torch.set_num_threads(1)  # their number may change the last bits, and the processes of the loop below have one
@@ -58,21 +63,21 @@ def assert_same(run, whole):
 def go(options):
     "What a process of the loop below does: begin the run, or go on with it."
     torch.set_num_threads(1)
-    begun, steps = os.path.exists(os.path.join(options["out"], MANIFEST)), train_module.training_steps
+    begun, steps = os.path.exists(os.path.join(options["out"], MANIFEST)), run_module.training_steps
 
     def noted(state, data, config):  # where it goes on, and where it should
         with open(f"{options['out']}.starts", "a") as file:
             newest = next((int(p.name[5:]) for p in checkpoints(options["out"])), 0)
             file.write(f"{state.step} {newest}\n")
         yield from steps(state, data, config)
-    with mock.patch.object(train_module, "training_steps", noted):
+    with mock.patch.object(run_module, "training_steps", noted):
         train(TrainConfig(**options, resume=begun), progress=False)
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs quick new processes")
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(pictures, tmp_path):
     context, chance = multiprocessing.get_context("forkserver"), random.Random(0)
-    context.set_forkserver_preload(["ddpm_course.train", "torch._dynamo"])  # imported once; each process is a fork
+    context.set_forkserver_preload(["ddpm_course.app.run", "torch._dynamo"])  # imported once; each process is a fork
     options = {**TINY, "data": str(pictures), "out": str(tmp_path / "killed"), "steps": 100}
     metrics, kills = tmp_path / "killed" / "metrics.jsonl", 0
 
@@ -171,15 +176,15 @@ class Small(UNet):
 
 
 def plot_quickly(steps, losses, path):
-    train_module.viz.save_grid(torch.zeros(1, 1, 4, 4), path)
+    run_module.viz.save_grid(torch.zeros(1, 1, 4, 4), path)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     "Runs of a few hundredths of a second that write all that a run writes."
-    real = train_module.viz.plot_loss
-    monkeypatch.setattr(train_module, "UNet", Small)
-    monkeypatch.setattr(train_module.viz, "plot_loss", plot_quickly)
+    real = run_module.viz.plot_loss
+    monkeypatch.setattr(run_module, "UNet", Small)
+    monkeypatch.setattr(run_module.viz, "plot_loss", plot_quickly)
     return real
 
 
@@ -262,14 +267,14 @@ def test_a_disk_that_refuses_a_run_that_is_resumed(quick, pictures, tmp_path, er
 @ERRORS
 def test_a_line_of_the_log_that_cannot_be_written_costs_no_update(quick, pictures, tmp_path, error, capsys):
     options = {**TINY, "data": str(pictures), "out": str(tmp_path / "run"), "steps": 9, "log_every": 2, "save_every": 8}
-    real, lines = train_module.append_line, []
+    real, lines = run_module.append_line, []
 
     def refuse(path, line):
         lines.append(line)
         if len(lines) == 3:  # after update 6, long before the first checkpoint is due
             raise OSError(error, os.strerror(error), str(path))
         real(path, line)
-    with mock.patch.object(train_module, "append_line", refuse), pytest.raises(OSError) as caught:
+    with mock.patch.object(run_module, "append_line", refuse), pytest.raises(OSError) as caught:
         train(TrainConfig(**options), progress=False)
     assert "the 6 updates until then are saved in" in str(caught.value) and "metrics.jsonl" in str(caught.value)
     assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-00000006"]
@@ -278,8 +283,8 @@ def test_a_line_of_the_log_that_cannot_be_written_costs_no_update(quick, picture
 
 
 def test_damaged_files_end_in_an_error_or_in_the_right_weights(pictures, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_module.viz, "plot_loss", lambda steps, losses, path: None)
-    monkeypatch.setattr(train_module, "write_pictures", lambda *args: None)
+    monkeypatch.setattr(run_module.viz, "plot_loss", lambda steps, losses, path: None)
+    monkeypatch.setattr(run_module, "write_pictures", lambda *args: None)
     for name in ("whole", "begun"):
         train(config(pictures, tmp_path / name, steps=3, keep=3), progress=False)
     shutil.rmtree(checkpoints(tmp_path / "begun")[0])  # as if stopped after step 2
@@ -324,13 +329,13 @@ def test_where_a_damaged_run_stands_is_told_as_it_would_be_resumed(pictures, tmp
 
 
 def test_a_checkpoint_that_cannot_be_read_back_is_no_reason_to_delete_an_older_one(pictures, tmp_path, monkeypatch):
-    real = train_module.save_pretrained
+    real = checkpoints_module.write_model
 
     def careless(denoiser, folder, **options):  # a disk that says "written" and has not
         real(denoiser, folder, **options)
         if folder.name == "step-00000003":
             (folder / "training.safetensors").write_bytes(b"")
-    monkeypatch.setattr(train_module, "save_pretrained", careless)
+    monkeypatch.setattr(checkpoints_module, "write_model", careless)
     with pytest.raises(ValueError, match="training.safetensors' is damaged"):
         train(config(pictures, tmp_path / "run", steps=4), progress=False)
     assert [p.name[-1] for p in checkpoints(tmp_path / "run")] == ["3", "2", "1"]
@@ -375,7 +380,8 @@ def test_another_configuration_is_refused_and_the_fields_are_named(pictures, tmp
 
 def test_a_run_that_diverges_stops_names_step_and_rate_and_keeps_what_was_good(pictures, tmp_path, monkeypatch, capsys):
     rates = [1e-3, 1e-3, 1e-3, 1e30, 1e30, 1e30]  # after update 3 the weights are absurd
-    monkeypatch.setattr(train_module, "learning_rate", lambda c, step: rates[step])
+    for module in (training_module, run_module):
+        monkeypatch.setattr(module, "learning_rate", lambda c, step: rates[step])
     options = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items() if k != "channel_mults"]
     code = main(["train", *options, "--channel-mults", "1", "--data", str(pictures), "--out", str(tmp_path / "run"),
                  "--steps", "6"])
@@ -386,14 +392,14 @@ def test_a_run_that_diverges_stops_names_step_and_rate_and_keeps_what_was_good(p
 
 
 def test_a_nan_without_held_out_images_is_found_at_the_next_line(pictures, tmp_path, monkeypatch):
-    real = train_module.diffusion_loss
+    real = training_module.diffusion_loss
 
     def loss(*args, **options):
         value = real(*args, **options)
         loss.calls += 1
         return value * float("nan") if loss.calls == 4 else value
     loss.calls = 0
-    monkeypatch.setattr(train_module, "diffusion_loss", loss)
+    monkeypatch.setattr(training_module, "diffusion_loss", loss)
     with pytest.raises(FloatingPointError, match="not finite at step 3, with learning rate 0.00"):
         train(config(pictures, tmp_path / "run", steps=12, validation=0, log_every=5, save_every=3), progress=False)
     assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-00000003"]
@@ -402,7 +408,7 @@ def test_a_nan_without_held_out_images_is_found_at_the_next_line(pictures, tmp_p
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(pictures, tmp_path, monkeypatch):
     losses = iter([0.5, 0.2, 0.4, 0.6, 0.3])
-    monkeypatch.setattr(train_module, "validation_loss", lambda *args: next(losses))
+    monkeypatch.setattr(run_module, "validation_loss", lambda *args: next(losses))
     run = train(config(pictures, tmp_path / "run", steps=5), progress=False)
     assert [p.name for p in checkpoints(run.folder)] == ["step-00000005", "step-00000004", "step-00000002"]
     assert best_checkpoint(run.folder).name == "step-00000002"
@@ -419,7 +425,7 @@ def test_a_tracker_whose_package_is_missing_is_refused_before_anything_is_writte
 
 
 def test_a_tracker_is_given_the_configuration_and_each_line_of_the_metrics(pictures, tmp_path, monkeypatch):
-    told, real = [], train_module.Accelerator
+    told, real = [], processes_module.Accelerator
 
     class Spy(GeneralTracker):
         name, requires_logging_directory, tracker = "spy", False, None
@@ -435,7 +441,7 @@ def test_a_tracker_is_given_the_configuration_and_each_line_of_the_metrics(pictu
 
     def accelerator(log_with=None, **options):
         return real(log_with=log_with and Spy(), **options)
-    monkeypatch.setattr(train_module, "Accelerator", accelerator)
+    monkeypatch.setattr(processes_module, "Accelerator", accelerator)
     train(config(pictures, tmp_path / "untold", steps=2), progress=False)
     assert not told
     run = train(config(pictures, tmp_path / "run", steps=2, tracker="wandb"), progress=False)
@@ -443,7 +449,7 @@ def test_a_tracker_is_given_the_configuration_and_each_line_of_the_metrics(pictu
 
 
 def test_a_tracker_is_told_of_the_end_also_where_it_is_a_bad_one(pictures, tmp_path, monkeypatch):
-    finished, real = [], train_module.Accelerator
+    finished, real = [], processes_module.Accelerator
 
     class Spy(GeneralTracker):
         name, requires_logging_directory, tracker = "spy", False, None
@@ -456,8 +462,8 @@ def test_a_tracker_is_told_of_the_end_also_where_it_is_a_bad_one(pictures, tmp_p
 
         def finish(self):
             finished.append(True)
-    monkeypatch.setattr(train_module, "Accelerator", lambda log_with=None, **options: real(log_with=Spy(), **options))
-    monkeypatch.setattr(train_module, "validation_loss", lambda *args: float("nan"))
+    monkeypatch.setattr(processes_module, "Accelerator", lambda log_with=None, **options: real(log_with=Spy(), **options))
+    monkeypatch.setattr(run_module, "validation_loss", lambda *args: float("nan"))
     with pytest.raises(FloatingPointError):
         train(config(pictures, tmp_path / "run", steps=2, tracker="wandb"), progress=False)
     assert finished == [True]

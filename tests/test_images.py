@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_course.data import (ImageDataset, _fit, _to_8_bit, fingerprint, hold_out, load_digits, load_images,
-                              to_model_range)
+from ddpm_course.data import ImageDataset, hold_out, load_digits, load_images, to_model_range
+from ddpm_course.lib.images import fingerprint, fit, to_8_bit
 
 
 @pytest.fixture
@@ -21,29 +21,29 @@ def numbers(data):
 
 def test_sixteen_bits_are_rounded_to_the_nearest_of_256_levels():
     levels = np.array([[0, 257 * 50 - 100, 257 * 100, 257 * 200 + 100, 65535]], np.uint16)  # a shift by 8 bits is off
-    assert np.asarray(_to_8_bit(Image.fromarray(levels), 1)).tolist() == [[0, 50, 100, 200, 255]]
+    assert np.asarray(to_8_bit(Image.fromarray(levels), 1)).tolist() == [[0, 50, 100, 200, 255]]
 
 
 def test_black_ink_is_black():
-    assert _to_8_bit(Image.new("CMYK", (1, 1), (0, 0, 0, 255)), 3).getpixel((0, 0)) == (0, 0, 0)
+    assert to_8_bit(Image.new("CMYK", (1, 1), (0, 0, 0, 255)), 3).getpixel((0, 0)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("mode, value", [("F", 0.5), ("I", 2**16), ("I", -1)])
 def test_pixels_whose_range_nobody_stated_are_refused(mode, value):
     with pytest.raises(ValueError, match=f"pixels of type '{mode}' have no stated range, expected 8 or 16 bits"):
-        _to_8_bit(Image.new(mode, (1, 1), value), 1)
+        to_8_bit(Image.new(mode, (1, 1), value), 1)
 
 
 def test_scaling_is_the_bicubic_filter_with_antialiasing_of_another_library():
     images = load_digits().images[:20]
     by_torch = torch.nn.functional.interpolate(images, size=16, mode="bicubic", antialias=True)
-    fitted = np.stack([_fit(Image.fromarray(digit[0].numpy()), 16) for digit in images])
+    fitted = np.stack([fit(Image.fromarray(digit[0].numpy()), 16) for digit in images])
     assert np.abs(fitted.astype(int) - by_torch.numpy()).max() <= 1
 
 
 def test_fine_stripes_become_an_even_grey():
     stripes = Image.fromarray(np.tile(np.array([[0, 255]], np.uint8), (64, 32)))  # one pixel black, one white
-    small = _fit(stripes, 15)
+    small = fit(stripes, 15)
     inner = small[:, :, 2:-2]
     assert small.shape == (1, 15, 15) and abs(inner.mean() - 127.5) < 3 and inner.std() < 3
     coarse = np.asarray(stripes.resize((15, 15), Image.Resampling.NEAREST))  # what the filter prevents
@@ -56,11 +56,11 @@ def test_the_middle_square_is_cut_out(upright):
     wide[:, 10:30] = 255
     wide[:, 10, 1:] = 0  # its left edge is red
     image = Image.fromarray(wide.swapaxes(0, 1) if upright else wide)
-    middle = _fit(image, 20)  # (channels, rows, columns)
+    middle = fit(image, 20)  # (channels, rows, columns)
     middle = middle.swapaxes(1, 2) if upright else middle
     assert middle.shape == (3, 20, 20) and middle[:, :, 1:].min() == 255
     assert middle[0, :, 0].min() == 255 and middle[1:, :, 0].max() == 0
-    assert _fit(image, 10).shape == (3, 10, 10)
+    assert fit(image, 10).shape == (3, 10, 10)
 
 
 def test_the_digits_are_resampled_only_where_another_size_is_asked_for():

@@ -10,8 +10,8 @@ import sympy
 import torch
 from nbconvert.filters import markdown2html
 
-from ddpm_course.ledger import (_numbers, allowed_sigmas, equation, equation_order, find_equations, ledger_table,
-                                read_ledger)
+from ddpm_course.lib.ledger import (_numbers, allowed_sigmas, equation, equation_order, find_equations, ledger_table,
+                                    read_ledger)
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs"
 
@@ -66,11 +66,11 @@ def test_a_claim_that_is_checked_again_replaces_its_entry_and_no_other(tmp_path)
 
 @pytest.mark.parametrize("compare, result", [
     (lambda eq: eq.close(1 + 1e-9, 1.0, rtol=1e-6), "1 number, closed form, relative error 1.0e-09 of 1e-06 allowed"),
-    (lambda eq: eq.close([2.0, 0.25], [2.0, 0.0], atol=0.5), "2 numbers, closed form, absolute error 2.5e-01 of 5e-01 "
-                                                             "allowed"),
+    (lambda eq: eq.close([2.0, 0.25], [2.0, 0.0], atol=0.5),
+     "2 numbers, closed form, absolute error 2.5e-01 of 5e-01 allowed"),
     (lambda eq: eq.close([0.0, 0.25], [0.0, 0.25], rtol=0.0), "2 numbers, closed form, equal to the bit"),
-    (lambda eq: eq.close(torch.ones(1000), 1.0, atol=0.0, how="brute force"), "1,000 numbers, brute force, equal to the "
-                                                                              "bit"),
+    (lambda eq: eq.close(torch.ones(1000), 1.0, atol=0.0, how="brute force"),
+     "1,000 numbers, brute force, equal to the bit"),
     (lambda eq: eq.above(2.0, 1.0, standard_error=0.1), "1 number, inequality"),
     (lambda eq: eq.symbolic((sympy.Symbol("a") + 1) ** 2, sympy.sympify("a**2 + 2*a + 1")), "1 number, symbolic")])
 def test_each_kind_of_comparison_says_how_and_how_closely(tmp_path, capsys, compare, result):

@@ -7,9 +7,10 @@ import torch
 from small_models import SMALL, description, files_below, questions, same_model, small_denoiser, stand_in_for_the_hub
 
 from ddpm_course.ddim import ddim_sample
+from ddpm_course.formats.model_folder import (write_model, FORMAT, build, checkpoints, describe, schedule_from_config,
+                                              schedule_to_config)
 from ddpm_course.forward import NoiseSchedule, linear_beta_schedule
-from ddpm_course.hub import (FORMAT, build, checkpoints, describe, load_pretrained, save_pretrained,
-                             schedule_from_config, schedule_to_config)
+from ddpm_course.hub import load_pretrained, save_pretrained
 from ddpm_course.objective import Denoiser
 from ddpm_course.schedules import SCHEDULES, make_schedule
 
@@ -72,8 +73,8 @@ def test_what_was_saved_answers_the_same_to_the_bit(tmp_path):
 
 
 def test_what_a_checkpoint_adds_lies_beside_the_model(tmp_path):
-    save_pretrained(small_denoiser(), tmp_path / "more", facts={"data": "none"},
-                    extra_files={"notes.txt": b"as in a checkpoint"}, extra_config={"step": 7})
+    write_model(small_denoiser(), tmp_path / "more", facts={"data": "none"},
+                extra_files={"notes.txt": b"as in a checkpoint"}, extra_config={"step": 7})
     there = files_below(tmp_path / "more")
     saved = json.loads(there["config.json"])
     assert saved["facts"] == {"data": "none"} and saved["step"] == 7 and saved["format"] == FORMAT

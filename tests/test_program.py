@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpm_course.cli import SampleConfig, main
+from ddpm_course.app.cli import SampleConfig, main
 from ddpm_course.ddim import ddim_sample
 from ddpm_course.guidance import with_guidance
 from ddpm_course.hub import load_pretrained
-from ddpm_course.viz import save_grid
+from ddpm_course.lib.viz import save_grid
 
 PROGRAM = [sys.executable, "-m", "ddpm_course"]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}  # the number of threads may change the last bits

@@ -6,7 +6,8 @@ from ddpm_course.data import ImageDataset, load_digits, load_images, to_model_ra
 from ddpm_course.exact import GaussianMixture, IdealDenoiser, loss_floor, step_back
 from ddpm_course.forward import (PREDICTIONS, Gaussian, NoiseSchedule, denoised_from, linear_beta_schedule, per_sample,
                                  prediction_target)
-from ddpm_course.objective import Denoiser, bits_per_dim, discretized_log_prob, loss_weight, offset_noise, vlb_terms
+from ddpm_course.likelihood import bits_per_dim, discretized_log_prob, vlb_terms
+from ddpm_course.objective import Denoiser, loss_weight, offset_noise
 from ddpm_course.schedules import (_grid, betas_from_alpha_bar, exponential_beta_schedule, make_schedule,
                                    rescale_zero_terminal_snr, time_pairs)
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ddpm_course.app.config import TrainConfig
 from ddpm_course.conventions import convert_level, convert_output, convert_state, level_at, sigma_at
 from ddpm_course.ddim import ddim_invert, ddim_sample, ddim_steps, slerp
 from ddpm_course.ddpm import Sampling, as_labels, ddpm_sample, ddpm_steps, noise_source
@@ -23,7 +24,6 @@ from ddpm_course.hub import load_pretrained
 from ddpm_course.objective import Denoiser
 from ddpm_course.schedules import make_schedule
 from ddpm_course.solvers import dpmpp_sample, dpmpp_steps, heun_sample, heun_steps, plms_sample, plms_steps
-from ddpm_course.train import TrainConfig
 from ddpm_course.unet import UNet, UNetConfig
 
 SCHEDULE = NoiseSchedule(linear_beta_schedule())

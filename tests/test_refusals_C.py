@@ -8,12 +8,13 @@ from safetensors.torch import load_file
 from small_models import (GOOGLE, GOOGLE_SCHEDULER, IN_DIFFUSERS, MakesFolder, description, files_below, same_model,
                           small_denoiser, stand_in_for_the_hub)
 
-from ddpm_course.hub import (UNET_DEFAULTS, build, describe, from_diffusers, load_pretrained, save_pretrained,
-                             scheduler_from_diffusers, scheduler_to_diffusers, to_diffusers, unet_from_diffusers,
-                             unet_to_diffusers)
+from ddpm_course.formats.diffusers import (UNET_DEFAULTS, scheduler_from_diffusers, scheduler_to_diffusers,
+                                           unet_from_diffusers, unet_to_diffusers)
+from ddpm_course.formats.model_folder import build, describe
+from ddpm_course.hub import from_diffusers, load_pretrained, save_pretrained, to_diffusers
+from ddpm_course.lib.storage import tensors_to_bytes, write_folder
 from ddpm_course.objective import Denoiser
 from ddpm_course.schedules import make_schedule
-from ddpm_course.storage import tensors_to_bytes, write_folder
 from ddpm_course.unet import UNet, UNetConfig
 
 

@@ -7,11 +7,14 @@ from unittest import mock
 import pytest
 import torch
 
+from ddpm_course.app.checkpoints import resume_from, save_checkpoint
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.processes import pick_device
+from ddpm_course.app.run import DATA, new_state, train, training_steps
 from ddpm_course.data import load_digits
-from ddpm_course.hub import checkpoints
-from ddpm_course.storage import read_json, write_json
-from ddpm_course.train import (DATA, TrainConfig, TrainState, check_finite, pick_device, resume_from, save_checkpoint,
-                               train, training_steps)
+from ddpm_course.formats.model_folder import checkpoints
+from ddpm_course.lib.storage import read_json, write_json
+from ddpm_course.training import check_finite
 
 TINY = TrainConfig(base_channels=8, groups=4, num_timesteps=100, batch_size=8, steps=3, warmup=2, sample_steps=4,
                    samples=4, previews=0, validation=0, device="cpu")
@@ -46,7 +49,7 @@ def test_config():
 
 
 def test_device(monkeypatch):
-    for gpus, names, there in ((0, ("tpu", "cuda", "mps", "graphics card"), "cpu"), (2, ("cuda:2", "mps"), "cuda, cpu")):
+    for gpus, names, there in ((0, ("tpu", "cuda", "mps", "fast card"), "cpu"), (2, ("cuda:2", "mps"), "cuda, cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda n=gpus: n > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda n=gpus: n)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -57,7 +60,7 @@ def test_device(monkeypatch):
 
 def test_checkpoints(tmp_path):
     config = dataclasses.replace(TINY, out=str(tmp_path / "run"))
-    state = TrainState(config)
+    state = new_state(config)
     refused(lambda: save_checkpoint(state, config), ValueError, "no update has been made yet, expected one or more")
     for _ in training_steps(state, load_digits(), config):
         save_checkpoint(state, config)
@@ -67,8 +70,8 @@ def test_checkpoints(tmp_path):
     faster = dataclasses.replace(config, lr=0.5, seed=3)
     for words in ("lr (was 0.001, now 0.5)", "seed (was 0, now 3)", "expected the same, or another run folder",
                   f"step-00000003 in {config.out!r} has another configuration"):
-        refused(lambda: resume_from(TrainState(faster), faster), ValueError, words)
-    with mock.patch("ddpm_course.hub.write_folder", side_effect=OSError(28, "disk full", "there")):
+        refused(lambda: resume_from(new_state(faster), faster), ValueError, words)
+    with mock.patch("ddpm_course.formats.model_folder.write_folder", side_effect=OSError(28, "disk full", "there")):
         refused(lambda: save_checkpoint(state, config), OSError,
                 "step-00000003 could not be written (disk full); kept are: step-00000003, step-00000002: 'there'")
     for folder in checkpoints(config.out):
@@ -80,7 +83,7 @@ def test_checkpoints(tmp_path):
 
 
 def test_training():
-    state = TrainState(TINY)
+    state = new_state(TINY)
     check_finite(state, TINY)
     state.first_bad.fill_(2)
     for words in ("the loss or its gradient is not finite at step 2, with learning rate 0.000667",

@@ -7,11 +7,11 @@ import pytest
 import sympy
 import torch
 
-from ddpm_course.cli import main
-from ddpm_course.ledger import equation, read_ledger
-from ddpm_course.storage import (check_tensors, read_json, read_verified, tensors_from_bytes, tensors_to_bytes,
-                                 write_folder, write_json)
-from ddpm_course.viz import save_gif, to_pixels
+from ddpm_course.app.cli import main
+from ddpm_course.lib.ledger import equation, read_ledger
+from ddpm_course.lib.storage import (check_tensors, read_json, read_verified, tensors_from_bytes, tensors_to_bytes,
+                                     write_folder, write_json)
+from ddpm_course.lib.viz import save_gif, to_pixels
 
 
 def refused(call, kind, words):
@@ -126,40 +126,39 @@ def test_ledger(tmp_path):
     refused(lambda: read_ledger(tmp_path / "no_such_ledger.json"), FileNotFoundError, "no_such_ledger.json")
 
 
-def test_cli(tmp_path, capsys):
-    empty, taken, run = (tmp_path / name for name in ("empty", "taken", "run"))
-    empty.mkdir()
-    taken.mkdir()
-    (taken / "thesis.tex").touch()
+def test_cli(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "taken"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "taken" / "thesis.tex").touch()
     for name, entry in (("wrong", {"learning_rate": 1}), ("type", {"steps": "many"}), ("bool", {"lr": True})):
         (tmp_path / f"{name}.json").write_text(json.dumps(entry))
     before = sorted(tmp_path.rglob("*"))
-    train = f"train --out {run}"
-    for args, words in [  # each is told in one line, ends with exit code 2, and writes nothing
-        (f"{train} --data imagenet", "data is 'imagenet'"),
-        (f"{train} --data {empty}", "no images"),
-        (f"{train} --device tpu", "device is 'tpu'"),
-        (f"{train} --steps 0", "steps is 0"),
-        (f"{train} --steps many", "--steps"),
-        (f"{train} --batch-size -4", "batch_size is -4"),
-        (f"{train} --image-size 30 --patch-size 4", "image_size is 30, expected a multiple of 8"),
-        (f"{train} --schedule straight", "'straight'"),
-        (f"{train} --stepz 3", "--stepz"),
-        (f"train --out {taken}", "exists already"),
-        (f"{train} --resume", "there is none"),
-        (f"train --config {tmp_path / 'none.json'}", "none.json' does not exist"),
+    for line, words in [  # each is told in one line, ends with exit code 2, and writes nothing
+        ("train --out run --data imagenet", "data is 'imagenet'"),
+        ("train --out run --data empty", "no images"),
+        ("train --out run --device tpu", "device is 'tpu'"),
+        ("train --out run --steps 0", "steps is 0"),
+        ("train --out run --steps many", "--steps"),
+        ("train --out run --batch-size -4", "batch_size is -4"),
+        ("train --out run --image-size 30 --patch-size 4", "image_size is 30, expected a multiple of 8"),
+        ("train --out run --schedule straight", "'straight'"),
+        ("train --out run --stepz 3", "--stepz"),
+        ("train --out taken", "exists already"),
+        ("train --out run --resume", "there is none"),
+        ("train --config none.json", "'none.json' does not exist"),
         ("train --config", "--config is given without a file, expected the path of a JSON file"),
-        (f"{train} --config {tmp_path / 'wrong.json'}", "wrong.json' has the entry 'learning_rate', expected options"),
-        (f"{train} --config={tmp_path / 'type.json'}", "steps is 'many', expected something like 3000"),
-        (f"{train} --config {tmp_path / 'bool.json'}", "lr is True, expected something like 0.001"),
-        (f"info {run}", "config.json' does not exist"),
-        (f"sample {run}", "expected a model folder"),
+        ("train --out run --config wrong.json", "'wrong.json' has the entry 'learning_rate', expected options"),
+        ("train --out run --config=type.json", "'type.json': steps is 'many', expected something like 3000"),
+        ("train --out run --config bool.json", "'bool.json': lr is True, expected something like 0.001"),
+        ("info run", "config.json' does not exist"),
+        ("sample run", "expected a model folder"),
         ("sample digits --n 0", "n is 0"),
         ("sample digits --steps 1001", "steps is 1001"),
         ("sample digits --y 10", "y is 10, expected 0 to 9"),
-        (f"sample digits --out {tmp_path / 'nowhere' / 'grid.png'}", "expected a file in a folder that exists"),
+        ("sample digits --out nowhere/grid.png", "out is 'nowhere/grid.png', expected a file in a folder that exists"),
     ]:
-        code, told = main(args.split()), capsys.readouterr()
-        assert code == 2 and words in told.err and told.err.count("\n") == 1 and not told.out, (args, code, told)
-        assert told.err.startswith(f"ddpm_course {args.split()[0]}: ") and "Traceback" not in told.err, told.err
+        code, told = main(line.split()), capsys.readouterr()
+        assert code == 2 and words in told.err and told.err.count("\n") == 1 and not told.out, (line, code, told)
+        assert told.err.startswith(f"ddpm_course {line.split()[0]}: ") and "Traceback" not in told.err, told.err
     assert sorted(tmp_path.rglob("*")) == before

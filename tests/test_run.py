@@ -7,12 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_course import train as train_module
-from ddpm_course import viz
+from ddpm_course.app import processes as processes_module
+from ddpm_course.app import run as run_module
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import DATA, draw, load_data, read_metrics, train
 from ddpm_course.data import ImageDataset, load_digits
-from ddpm_course.hub import checkpoints, load_pretrained
-from ddpm_course.storage import read_json, write_json
-from ddpm_course.train import DATA, TrainConfig, batch_index, draw, load_data, read_metrics, train
+from ddpm_course.formats.model_folder import checkpoints
+from ddpm_course.hub import load_pretrained
+from ddpm_course.lib import viz
+from ddpm_course.lib.storage import read_json, write_json
+from ddpm_course.training import batch_index
 
 torch.set_num_threads(1)  # their number may change the last bits
 
@@ -86,7 +90,7 @@ def test_the_update_in_progress_ends_and_is_saved_when_a_signal_comes(tmp_path, 
         def to(self, device):
             return self
     pressed = PressCtrlC(digits.images, digits.labels, digits.classes)
-    monkeypatch.setattr(train_module, "load_data", lambda config: (pressed, None))
+    monkeypatch.setattr(run_module, "load_data", lambda config: (pressed, None))
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     run = train(dataclasses.replace(TINY, out=str(tmp_path / "run")), progress=False)
     assert (run.finished, run.step, run.stopped_by) == (False, 2, signal.SIGINT)
@@ -100,7 +104,7 @@ def test_a_second_signal_acts_at_once(number):
         raise InterruptedError
     before = signal.signal(number, act)
     try:
-        with train_module._interruptible() as received:
+        with processes_module.interruptible() as received:
             signal.raise_signal(number)
             assert received == [number]
             with pytest.raises(InterruptedError):

@@ -1,4 +1,4 @@
-"""Files that survive: a reader finds the old content or the new and never a part, whatever happens while it is written."""
+"""Files that survive: a reader finds the old content or the new and never a part, whatever happens meanwhile."""
 import errno
 import os
 import shutil
@@ -7,8 +7,9 @@ from unittest import mock
 import pytest
 import torch
 
-from ddpm_course.storage import (MANIFEST, _sync_folder, append_line, check_tensors, read_json, read_verified, sha256,
-                                 tensors_from_bytes, tensors_to_bytes, write_atomic, write_folder, write_json)
+from ddpm_course.lib.storage import (MANIFEST, _sync_folder, append_line, check_tensors, read_json, read_verified,
+                                     sha256, tensors_from_bytes, tensors_to_bytes, write_atomic, write_folder,
+                                     write_json)
 
 real_fsync, real_replace = os.fsync, os.replace
 

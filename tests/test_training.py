@@ -7,11 +7,12 @@ import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddpm_course import train as train_module
+from ddpm_course import training as training_module
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import new_state, training_steps
 from ddpm_course.data import load_digits
 from ddpm_course.objective import Denoiser, diffusion_loss
-from ddpm_course.train import (TrainConfig, TrainState, batch_index, check_finite, draw_numbers, train_step,
-                               training_steps, validation_loss)
+from ddpm_course.training import batch_index, check_finite, draw_numbers, train_step, validation_loss
 
 TINY = TrainConfig(base_channels=8, groups=4, num_timesteps=100, batch_size=8, steps=6, warmup=2, dropout=0.1,
                    validation=16, log_every=2, device="cpu")
@@ -37,7 +38,7 @@ def weights(state):
 
 def train_for(data, n, config):
     "The state after `n` updates."
-    state = TrainState(config, 10)
+    state = new_state(config, 10)
     for step, _ in training_steps(state, data, config):
         if step == n:
             return state
@@ -66,7 +67,7 @@ def test_the_random_state_of_the_caller_stays_as_it_is(data):
 def test_a_batch_in_parts_gives_the_weights_of_the_whole(data):
     def after_four_updates(parts):
         config, seen = dataclasses.replace(TINY, dropout=0.0, accumulate=parts), []
-        state = TrainState(config, 10)
+        state = new_state(config, 10)
         state.denoiser.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
         for step in range(4):
             train_step(state, batch_of(data, step), config)
@@ -79,7 +80,7 @@ def test_dropout_belongs_to_the_update_the_part_and_the_process(data):
     def dropped(step, rank=0, ranks=1, **change):
         "What the first dropout layer of a fresh network drops in update `step` on one of several processes."
         config, seen = dataclasses.replace(TINY, dropout=0.5, **change), []
-        state = TrainState(config, 10)
+        state = new_state(config, 10)
         state.step, state.rank, state.ranks = step, rank, ranks
         state.denoiser.eval()  # as a notebook may have left it
         state.denoiser.model.mid[0].res.dropout.register_forward_hook(lambda m, i, out: seen.append(out == 0))
@@ -95,7 +96,7 @@ def test_dropout_belongs_to_the_update_the_part_and_the_process(data):
 
 def test_half_of_the_images_are_mirrored(data):
     config = dataclasses.replace(TINY, flip=True, dropout=0.0, label_dropout=0.0)
-    state, twin = TrainState(config, 10), TrainState(config, 10)
+    state, twin = new_state(config, 10), new_state(config, 10)
     with torch.no_grad():
         for s in (state, twin):  # away from the start, where the network answers 0 whatever it is shown
             s.denoiser.model.conv_out.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
@@ -128,7 +129,7 @@ def test_what_refuses_to_wait_does_so(waits):
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_an_update_never_asks_a_tensor_for_its_value(data, precision):
     config = dataclasses.replace(TINY, precision=precision, flip=True, accumulate=2)
-    state = TrainState(config, 10)
+    state = new_state(config, 10)
     train_step(state, batch_of(data, 0), config)  # the first makes what later ones use
     batch = batch_of(data, 1)
     with mock.patch("ddpm_course.forward._check_t"), mock.patch("ddpm_course.unet._check_input"), NeverWait():
@@ -137,14 +138,14 @@ def test_an_update_never_asks_a_tensor_for_its_value(data, precision):
 
 def test_what_is_computed_in_which_format(data, monkeypatch):
     config = dataclasses.replace(TINY, precision="bf16")
-    state, seen, loss_of = TrainState(config, 10), {}, train_module.diffusion_loss
+    state, seen, loss_of = new_state(config, 10), {}, training_module.diffusion_loss
     network = state.denoiser.model
 
     def spy(*args, **options):
         value = loss_of(*args, **options)
         seen["loss"] = value.dtype
         return value
-    monkeypatch.setattr(train_module, "diffusion_loss", spy)
+    monkeypatch.setattr(training_module, "diffusion_loss", spy)
     network.register_forward_pre_hook(lambda module, args: seen.update(noised=args[0].dtype))
     network.conv_in.register_forward_hook(lambda module, args, out: seen.update(product=out.dtype))
     train_step(state, batch_of(data, 0), config)
@@ -169,7 +170,7 @@ def give_gradients(state, value):
 
 @pytest.mark.parametrize("forgetful", [False, True], ids=["fused kernel", "Apple's kernel"])
 def test_a_loss_that_overflows_changes_nothing_and_is_remembered(forgetful):
-    state = TrainState(TINY, 10)
+    state = new_state(TINY, 10)
     if forgetful:  # as a kernel that ignores the two numbers
         state.device, kernel = torch.device("mps"), state.optimizer.step
 
@@ -179,18 +180,18 @@ def test_a_loss_that_overflows_changes_nothing_and_is_remembered(forgetful):
         state.optimizer.step = step
     give_gradients(state, 1.0)
     before = weights(state)
-    train_module._update(state, torch.tensor(float("inf")), TINY)  # while its gradient is finite
+    training_module._update(state, torch.tensor(float("inf")), TINY)  # while its gradient is finite
     assert torch.equal(before, weights(state)) and state.first_bad == 0 and state.step == 1
     with pytest.raises(FloatingPointError, match="at step 0, with learning rate 0.0005"):
         check_finite(state, TINY)
     give_gradients(state, 1.0)
-    train_module._update(state, torch.tensor(1.0), TINY)  # the next batch is a good one
+    training_module._update(state, torch.tensor(1.0), TINY)  # the next batch is a good one
     assert state.first_bad == 0 and not torch.equal(before, weights(state))
     clipped = 0.1 / len(before) ** 0.5  # 1 - beta1 of a gradient of equal numbers and of norm 1
     for p in state.parameters:
         average = state.optimizer.state[p]["exp_avg"]
         assert_close(average, torch.full_like(average, clipped), rtol=1e-4, atol=0)
-    train_module._update(state, torch.tensor(float("nan")), TINY)
+    training_module._update(state, torch.tensor(float("nan")), TINY)
     assert state.first_bad == 0 and state.step == 3  # the first bad one is the one that is told
 
 
@@ -202,9 +203,9 @@ def test_fp16_tries_a_smaller_scale_and_gives_up_in_the_end():
         give_gradients(state, gradient)
         state.scaler.scale(torch.ones(()))  # makes the scaler's own numbers
         before, scale = weights(state), state.scaler.get_scale()
-        train_module._update(state, torch.tensor(loss), config)
+        training_module._update(state, torch.tensor(loss), config)
         return not torch.equal(before, weights(state)), state.scaler.get_scale() / scale
-    state = TrainState(config, 10)
+    state = new_state(config, 10)
     assert update(state, 1.0) == (True, 1.0) and update(state, float("inf")) == (False, 0.5)
     first = next(iter(state.optimizer.state.values()))["exp_avg"]
     assert_close(first, torch.full_like(first, 0.1 / 65536), rtol=1e-5, atol=0)  # unscaled first: too short to clip
@@ -214,20 +215,20 @@ def test_fp16_tries_a_smaller_scale_and_gives_up_in_the_end():
     assert state.scaler.get_scale() < 1
     with pytest.raises(FloatingPointError, match="not finite at step 17"):
         check_finite(state, config)
-    state = TrainState(config, 10)  # a loss that is not finite is not forgiven
+    state = new_state(config, 10)  # a loss that is not finite is not forgiven
     assert not update(state, 1.0, float("nan"))[0]
     with pytest.raises(FloatingPointError, match="at step 0"):
         check_finite(state, config)
 
 
 def test_the_validation_loss_does_not_depend_on_the_size_of_batches(held_out):
-    state = TrainState(TINY, 10)
+    state = new_state(TINY, 10)
     whole, parts = (validation_loss(state.averaged, held_out, dataclasses.replace(TINY, batch_size=n)) for n in (8, 5))
     assert abs(whole - parts) < 1e-5
 
 
 def test_dropout_is_off_while_the_validation_loss_is_measured(held_out):
-    state = TrainState(dataclasses.replace(TINY, dropout=0.5), 10)
+    state = new_state(dataclasses.replace(TINY, dropout=0.5), 10)
     with torch.no_grad():
         g = torch.Generator().manual_seed(1)
         for p in state.parameters:  # away from the start, where the layers behind the dropout are zero
@@ -240,7 +241,7 @@ def test_dropout_is_off_while_the_validation_loss_is_measured(held_out):
 
 @pytest.mark.parametrize("validation, n", [(1000, 1000), (10**6, 2000)], ids=["half of them", "all there are"])
 def test_each_held_out_image_is_asked_at_most_once_and_every_level_equally_often(held_out, validation, n):
-    state, levels, images = TrainState(TINY, 10), [], []
+    state, levels, images = new_state(TINY, 10), [], []
 
     class Recorded:
         def __len__(self):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ddpm_course.data import to_model_range, to_uint8
-from ddpm_course.viz import grid, plot_loss, save_gif, save_grid, show_images, to_pixels
+from ddpm_course.lib.viz import grid, plot_loss, save_gif, save_grid, show_images, to_pixels
 
 STEPS = list(range(0, 2001, 50))
 LOSSES = [0.05 + 0.95 * float(np.exp(-step / 100)) for step in STEPS]

@@ -1,0 +1,252 @@
+"""Image files as 8-bit tensors: every format and mode, what cannot be read and why, sets too large for memory."""
+import contextlib
+import gzip
+import hashlib
+import signal
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+def read_idx(path) -> Tensor:
+    "MNIST's own format: two zero bytes, the type (8 = unsigned byte), the number of dimensions, the sizes, the bytes."
+    raw = gzip.decompress(path.read_bytes())
+    ndim = raw[3]
+    shape = np.frombuffer(raw, ">u4", count=ndim, offset=4).astype(int)
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy())
+
+
+def to_8_bit(image: Image.Image, channels: int, background: int = 255) -> Image.Image:
+    "Any Pillow image as 8-bit grey or RGB: EXIF rotation applied, transparency laid on `background`, 16 bits scaled."
+    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF; Pillow heeds it for 8 bits, not for 16
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or (image.mode == "I" and not 0 <= image.getextrema()[0] <= image.getextrema()[1] < 2**16):
+        raise ValueError(f"pixels of type {image.mode!r} have no stated range, expected 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own convert() would cut it off at 255
+        levels, clear = np.asarray(image, np.float64), image.info.get("transparency")
+        levels = 65535 - levels if white_is_zero else levels
+        image = Image.fromarray((levels / 257).round().astype(np.uint8))
+        if clear is not None:  # one level of grey that stands for "nothing here"
+            image.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (background,) * 3 + (255,)), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def fit(image: Image.Image, size: int) -> np.ndarray:
+    "Scale the shorter side to `size` (bicubic, with antialiasing), cut the middle square: uint8 (C, size, size)."
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".tif", ".webp", ".gif")
+
+
+def _below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    "Everything below a folder but the folders, also behind links, unless a link leads back up."
+    here = folder.resolve()
+    if here in above:
+        return []
+    return [found for path in folder.iterdir() for found in (_below(path, (*above, here)) if path.is_dir() else [path])]
+
+
+def open_folder(folder: Path) -> tuple[list[tuple[Path, int]], list[str] | None, list[tuple[str, str]]]:
+    "Image files with labels, sorted; the class names, if all lie in sub-folders; what is no image, and why."
+    paths, others = [], []
+    for path in sorted(_below(folder)):
+        if not path.is_file():
+            others.append((str(path), "not a file: a link that leads nowhere, a pipe, ..."))
+        elif any(part.startswith(".") for part in path.relative_to(folder).parts):
+            others.append((str(path), "a hidden file"))
+        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+            others.append((str(path), f"not an image, by its name: it ends in {path.suffix!r}"))
+        else:
+            paths.append(path)
+    if not paths:
+        raise ValueError(f"no images in {str(folder)!r}, expected files ending in {' '.join(IMAGE_SUFFIXES)}")
+    parts = [p.relative_to(folder).parts for p in paths]
+    classes = sorted({part[0] for part in parts}) if all(len(part) > 1 for part in parts) else []
+    number = {name: i for i, name in enumerate(classes)}
+    return [(path, number.get(part[0], 0)) for path, part in zip(paths, parts)], classes or None, others
+
+
+NAMED_DATASETS = {  # name: (class in torchvision.datasets, how it names its splits)
+    "mnist": ("MNIST", {"train": {"train": True}, "test": {"train": False}}),
+    "fashion-mnist": ("FashionMNIST", {"train": {"train": True}, "test": {"train": False}}),
+    "cifar10": ("CIFAR10", {"train": {"train": True}, "test": {"train": False}}),
+    "cifar100": ("CIFAR100", {"train": {"train": True}, "test": {"train": False}}),
+    "flowers102": ("Flowers102", {"train": {"split": "train"}, "test": {"split": "test"}}),
+    "celeba": ("CelebA", {"train": {"split": "train"}, "test": {"split": "test"}}),
+}
+
+
+def open_named(name: str, split: str, root: str | Path, download: bool):
+    "torchvision's data set, whose items are (Pillow image, label)."
+    import torchvision.datasets  # here, because importing it takes a second and the bundled digits do not need it
+    cls, splits = NAMED_DATASETS[name]
+    try:
+        return getattr(torchvision.datasets, cls)(root, **splits[split], download=download)
+    except RuntimeError as error:
+        how = (f"the download failed: {error}" if download else
+               "to download it say download=True (on the command line: --download)")
+        raise ValueError(f"data set {name!r} is not in {str(root)!r}; {how}") from error
+    except ModuleNotFoundError as error:  # Flowers102 needs scipy, the download of CelebA gdown
+        raise ValueError(f"data set {name!r} needs a package that is missing: pip install {error.name}") from error
+
+
+class UnreadableImage(ValueError):
+    "An image of an `ImageFiles` that could be read when the set was opened, and cannot be read now."
+
+
+class ImageFiles:
+    """
+    Stands where a data set in memory has its uint8 tensor (N, C, S, S), and decodes images when they are asked for.
+
+    `source[i]` is an image, as a path or a Pillow image, and its label; `index` says which of them are in the set.
+    """
+    dtype, ndim, device = torch.uint8, 4, torch.device("cpu")
+
+    def __init__(self, source, index: Tensor, image_size: int, channels: int, background: int = 255):
+        self.source, self.index, self.size = source, index, image_size
+        self.channels, self.background = channels, background
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.index), self.channels, self.size, self.size))
+
+    def decode(self, i: int) -> tuple[Tensor, int]:
+        "Number `i` of this set as uint8 (C, S, S), and its label. A file that unpacks to gigabytes is refused."
+        image, label = self.source[int(self.index[i])]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(image) if isinstance(image, Path) else image as opened:
+                pixels = fit(to_8_bit(opened, self.channels, self.background), self.size)
+        return torch.from_numpy(pixels.copy()), int(label) if isinstance(label, (int, np.integer)) else 0  # CelebA: 40
+
+    def name(self, i: int) -> str:
+        "The file of number `i` of this set, or in a set without files its number there."
+        at = int(self.index[i])
+        return str(self.source[at][0]) if isinstance(self.source, list) else f"image {at}"
+
+    def __getitem__(self, i) -> Tensor:
+        if isinstance(i, Tensor) and i.ndim:
+            return torch.stack([self[j] for j in i.tolist()])
+        try:
+            return self.decode(int(i))[0]
+        except Exception as error:  # Pillow raises many kinds on damaged files
+            raise UnreadableImage(f"{self.name(int(i))} could be read before and cannot be read now: "
+                                  f"{type(error).__name__}: {error}") from error
+
+    def subset(self, index: Tensor) -> "ImageFiles":
+        "The images at `index` of this set, as a set of their own."
+        return ImageFiles(self.source, self.index[index], self.size, self.channels, self.background)
+
+
+class _Call(Dataset):
+    "Item `i` is what `function(i)` answers: work that a DataLoader can hand to its processes."
+    def __init__(self, function):
+        self.function = function
+
+    def __getitem__(self, i):
+        try:
+            return self.function(i)
+        except UnreadableImage as error:
+            return error  # raised by the loader, it would come with a page of traceback in its message
+
+
+@contextlib.contextmanager
+def _own_sigchld():
+    "Where a process dies, torch would raise an error wherever we are, in the middle of an update. It can wait its turn."
+    own = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if own else None
+    yield
+    if own and before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _in_processes(function, order: Iterable, workers: int) -> Iterator:
+    "`function(i)` for each `i` of `order`, computed ahead by `workers` processes. Nobody's random state moves."
+    with _own_sigchld():
+        loader = iter(DataLoader(_Call(function), sampler=order, batch_size=None, num_workers=workers,
+                                 generator=torch.Generator(), worker_init_fn=_outlive_signals))
+    try:
+        for answer in loader:
+            if isinstance(answer, UnreadableImage):
+                raise answer
+            yield answer
+    except (RuntimeError, OSError, EOFError) as error:  # a bad image comes as an answer
+        last = str(error).strip().rpartition("\n")[2]
+        raise UnreadableImage("a process that decodes images has died, perhaps for want of memory: "
+                              f"{type(error).__name__}: {last}") from error
+
+
+def _outlive_signals(worker: int) -> None:
+    "Ctrl-C and SIGTERM may go to every process of a terminal or a job: the main one decides when to stop."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # by then it has; if it has died, nobody else would
+
+
+def batches(data, indices: Iterable[Tensor], *, workers: int = 0) -> Iterator:
+    "`data.batch(index)` for each of `indices`, in order; images in files are decoded ahead by `workers` processes."
+    return map(data.batch, indices) if isinstance(data.images, Tensor) else _in_processes(data.batch, indices, workers)
+
+
+def _attempt(files: ImageFiles, i: int) -> tuple[Tensor | None, int, str]:
+    try:
+        return *files.decode(i), ""
+    except Exception as error:  # Pillow raises many kinds on damaged files; each is listed, none is lost
+        return None, 0, f"{type(error).__name__}: {error}"
+
+
+def read_all(files: ImageFiles, classes, others, max_skipped: float, memory: float, workers: int) -> tuple:
+    """
+    Decode every image once: to know which cannot be read, and to hold the pixels where they fit into `memory` GiB.
+
+    Returns images (uint8 (N, C, S, S), or the files), labels int64 (N,) or None, class names or None, and what was left
+    out, as (path, reason).
+    """
+    n, keep = files.shape[0], files.shape.numel() <= memory * 2**30
+    workers = workers if n >= 1000 else 0  # to start a process takes longer than to decode a few hundred images
+    pixels = torch.empty(files.shape if keep else (0,), dtype=torch.uint8)
+    good, labels, skipped = [], [], []
+    for i, (image, label, problem) in enumerate(_in_processes(partial(_attempt, files), range(n), workers)):
+        if problem:
+            skipped.append((files.name(i), problem))
+            continue
+        if keep:
+            pixels[len(good)] = image
+        good.append(i)
+        labels.append(label)
+    if len(skipped) > max_skipped * n or not good:
+        raise ValueError(f"{len(skipped)} of {n} images cannot be read, expected at most {max_skipped:.0%}; the first: "
+                         f"{skipped[0][0]}: {skipped[0][1]}")
+    if classes is None and max(labels):  # a data set with labels and no names for them
+        classes = [str(c) for c in range(max(labels) + 1)]
+    images = pixels[:len(good)] if keep else files.subset(torch.tensor(good))
+    return images, torch.tensor(labels) if classes else None, classes, skipped + others
+
+
+def fingerprint(data) -> str:
+    "A SHA-256 that changes where an image or a label does. Of images in files it sees names and sizes, not the pixels."
+    found = hashlib.sha256(repr(tuple(data.images.shape)).encode())
+    if isinstance(data.images, Tensor):
+        found.update(data.images.contiguous().numpy())
+    else:
+        source = data.images.source
+        paths = [source[i][0] for i in data.images.index.tolist()] if isinstance(source, list) else []
+        listed = "".join(f"{p.parent.name}/{p.name} {p.stat().st_size}\n" for p in paths)
+        found.update(listed.encode(errors="surrogateescape"))  # a name need not be UTF-8
+    if data.labels is not None:
+        found.update(data.labels.numpy())
+    return found.hexdigest()
