@@ -28,14 +28,15 @@ def test_data():
     refused(lambda: to_uint8(pixels), TypeError, "x is torch.uint8, expected a floating point")
     for bad in (NAN, INF, -INF):
         refused(lambda: to_uint8(torch.tensor([0.0, bad])), ValueError, "NaN or infinite values, expected finite ones")
-    refused(lambda: load_digits("validation"), ValueError, "split is 'validation', expected 'train' or 'test'")
+    refused(lambda: load_digits("validation"), ValueError, "split is 'validation', expected one of ('train', 'test')")
     refused(lambda: ImageDataset(x0), ValueError, "torch.float32 (4, 1, 2, 2), expected torch.uint8 (N, C, H, W)")
     refused(lambda: ImageDataset(pixels[0]), ValueError, "torch.uint8 (1, 2, 2), expected torch.uint8 (N, C, H, W)")
     refused(lambda: ImageDataset(pixels, torch.zeros(3)), ValueError, "labels have shape (3,), expected (4,)")
     for name, value, words in (("name_or_folder", "imagenet", "data is 'imagenet', expected a folder of images or one"),
-                               ("image_size", 0, "image_size is 0, expected 1 or more"),
+                               ("image_size", 0, "image_size is 0, expected a whole number of 1 or more"),
+                               ("image_size", 28.0, "image_size is 28.0, expected a whole number of 1 or more"),
                                ("channels", 2, "channels is 2, expected 1 (grey) or 3 (RGB)"),
-                               ("split", "all", "split is 'all', expected 'train' or 'test'")):
+                               ("split", "all", "split is 'all', expected one of ('train', 'test')")):
         options = {"name_or_folder": "mnist", "image_size": 28, "channels": 1, name: value}
         refused(lambda: load_images(**options), ValueError, words)
 

@@ -160,8 +160,8 @@ def open_source(name_or_folder: str | Path, split: str, root: str | Path, downlo
 def say_if_shadowed(name_or_folder: str | Path, names: Iterable[str]) -> None:
     "A warning where a folder has the name of a data set: it is the data set that is meant, and not the folder."
     if name_or_folder in names and os.path.isdir(name_or_folder):
-        warnings.warn(f"data is {name_or_folder!r}, the data set of that name; there is a folder {name_or_folder!r} here, "
-                      f"too: for its images say './{name_or_folder}'", stacklevel=3)
+        warnings.warn(f"data is {name_or_folder!r}, the data set of that name; there is a folder of that name here, too: "
+                      f"for its images say './{name_or_folder}'", stacklevel=3)
 
 
 class UnreadableImage(ValueError):
@@ -228,7 +228,7 @@ class _Call(Dataset):
 
 @contextlib.contextmanager
 def _own_sigchld():
-    "Where a process dies, torch would raise an error wherever we are, in the middle of an update. It can wait its turn."
+    "Where a process dies, torch would raise an error wherever we are, also in the middle of an update. It can wait."
     own = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if own else None
     yield
