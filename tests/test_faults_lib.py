@@ -1,4 +1,4 @@
-"""Faults that users of such tools report, in `lib` and `data`. Each test bears the number of the fault it belongs to."""
+"""Faults that users of such tools report, in `lib` and `data`. Each test bears the number of its fault."""
 import errno
 import hashlib
 import multiprocessing

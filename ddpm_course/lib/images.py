@@ -160,7 +160,7 @@ def open_source(name_or_folder: str | Path, split: str, root: str | Path, downlo
 def say_if_shadowed(name_or_folder: str | Path, names: Iterable[str]) -> None:
     "A warning where a folder has the name of a data set: it is the data set that is meant, and not the folder."
     if name_or_folder in names and os.path.isdir(name_or_folder):
-        warnings.warn(f"data is {name_or_folder!r}, the data set of that name; there is a folder of that name here, too: "
+        warnings.warn(f"data is {name_or_folder!r}, the data set of that name; a folder here has that name, too; "
                       f"for its images say './{name_or_folder}'", stacklevel=3)
 
 
