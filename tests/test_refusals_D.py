@@ -31,19 +31,31 @@ def test_config():
     for name in ("image_size", "patch_size", "steps", "batch_size", "accumulate", "num_timesteps", "log_every",
                  "save_every", "samples", "sample_steps"):
         for value in (0, -1):
-            refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected 1 or more")
-    for name in ("warmup", "validation", "previews", "memory", "workers"):
-        refused(lambda: TrainConfig(**{name: -1}), ValueError, f"{name} is -1, expected 0 or more")
-    refused(lambda: TrainConfig(keep=1), ValueError, "keep is 1, expected 2 or more")
+            refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected a whole number of 1 or more")
+    for name in ("warmup", "validation", "previews", "workers"):
+        refused(lambda: TrainConfig(**{name: -1}), ValueError, f"{name} is -1, expected a whole number of 0 or more")
+    refused(lambda: TrainConfig(memory=-1), ValueError, "memory is -1, expected 0 or more")
+    refused(lambda: TrainConfig(keep=1), ValueError, "keep is 1, expected a whole number of 2 or more")
     for name in ("lr", "grad_clip"):
         for value in (0.0, -1.0, math.nan):
             refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected more than 0")
-    for name, top, above in (("decay", "1", 1.1), ("label_dropout", "1", 2), ("max_skipped", "1", 1.5),
-                             ("background", "255", 256), ("ema", "below 1", 1.0), ("holdout", "below 1", 1.0)):
+    for name, words, above in (("decay", "0 to 1", 1.1), ("label_dropout", "0 to 1", 2), ("max_skipped", "0 to 1", 1.5),
+                               ("background", "a whole number from 0 to 255", 256),
+                               ("ema", "0 up to but not including 1", 1.0), ("guidance", "0 up to but", math.inf),
+                               ("holdout", "0 up to but not including 1", 1.0)):
         for value in (-0.1, above, math.nan):
-            refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected 0 to {top}")
+            refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected {words}")
+    for seed in (-1, 2**63):
+        refused(lambda: TrainConfig(seed=seed), ValueError, f"seed is {seed}, expected a whole number from 0 to 9,2")
     refused(lambda: TrainConfig(weighting="x"), ValueError, "weighting is 'x', expected one of")
-    refused(lambda: TrainConfig(precision="int8"), ValueError, "precision is 'int8', expected float32, bf16 or fp16")
+    refused(lambda: TrainConfig(precision="int8"), ValueError,
+            "precision is 'int8', expected one of ('float32', 'bf16', 'fp16')")
+    for name, value, words in (("flip", "false", "one of (False, True)"), ("conditional", "no", "one of (False, True)"),
+                               ("lr", True, "a number, more than 0"), ("steps", "10", "a whole number of 1 or more"),
+                               ("channel_mults", 2, "whole numbers such as (1, 2)"), ("out", 3, "text"),
+                               ("channel_mults", "12", "whole numbers"), ("channel_mults", (1, 0.5), "a whole number")):
+        refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is ")
+        refused(lambda: TrainConfig(**{name: value}), ValueError, f", expected {words}")
     refused(lambda: TrainConfig(sample_steps=2000), ValueError,
             "sample_steps is 2000, expected at most num_timesteps = 1000")
 

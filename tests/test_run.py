@@ -63,7 +63,7 @@ def test_what_a_run_leaves_in_its_folder(whole):
 
 
 def test_previews_show_the_averaged_weights_from_the_same_noise_each_time(whole, tmp_path):
-    late, early = ([*draw(load_pretrained(folder), lambda denoiser: denoiser, 4, TINY)]
+    late, early = ([*draw(load_pretrained(folder), 4, TINY)]
                    for folder in checkpoints(whole.folder))
     assert torch.equal(early[0].x_t, late[0].x_t) and not torch.equal(early[-1].x0, late[-1].x0)
     for steps, picture in ((early, "previews/step-00000003.png"), (late, "samples.png")):

@@ -14,15 +14,13 @@ import tyro
 
 from ..ddim import ddim_sample
 from ..formats.model_folder import checkpoints
-from ..guidance import with_guidance
 from ..hub import load_pretrained
 from ..lib import viz
 from ..lib.storage import MANIFEST, read_json
-from ..objective import Denoiser
 from .checkpoints import best_checkpoint, is_whole
 from .config import TrainConfig
 from .processes import pick_device
-from .run import DATA, read_metrics, train
+from .run import DATA, guided, read_metrics, train
 
 
 @dataclasses.dataclass
@@ -52,12 +50,6 @@ class SampleConfig:
     device: str = "auto"
 
 
-def guided(denoiser: Denoiser, scale: float = SampleConfig.guidance):
-    "The denoiser with guidance where it can be guided: where it knows labels, and also does without."
-    config = denoiser.model.config
-    return with_guidance(denoiser, scale) if config.num_classes is not None and config.null_label else denoiser
-
-
 def sample_command(c: SampleConfig) -> int:
     "Draw images and save them."
     if not Path(c.out).resolve().parent.is_dir():
@@ -81,7 +73,7 @@ def sample_command(c: SampleConfig) -> int:
 
 def train_command(c: TrainConfig) -> int:
     "Train a model and leave a run folder."
-    run = train(c, progress=sys.stderr.isatty(), guide=guided)  # no bar in a log file
+    run = train(c, progress=sys.stderr.isatty())  # no bar in a log file
     if os.environ.get("RANK", "0") != "0":  # one of several processes, and not the one that speaks
         return 0
     if run.skipped:

@@ -5,7 +5,7 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..data import ImageDataset, hold_out, load_images
 from ..ddim import ddim_steps
 from ..ddpm import Step
 from ..formats.model_folder import checkpoints
+from ..guidance import with_guidance
 from ..lib import viz
 from ..lib.images import NAMED_DATASETS, UnreadableImage, fingerprint
 from ..lib.storage import MANIFEST, append_line, read_json, write_atomic, write_json
@@ -188,12 +189,9 @@ def _begin(config: TrainConfig) -> tuple[TrainState, ImageDataset, ImageDataset 
     return state, data.to(state.device), held_out
 
 
-def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambda denoiser: denoiser) -> Run:
+def train(config: TrainConfig, *, data=None, model=None, progress: bool = True) -> Run:
     """
     Train as `config` says and leave a run folder: configuration, metrics, checkpoints, and pictures at the end.
-
-    `guide` is given the denoiser before pictures are drawn, and answers with the one to draw from; the command line
-    guides a model that knows classes (chapter 11).
 
     Ctrl-C or SIGTERM ends the run after the step in progress (of several graphics cards, at the next line of the log),
     with a checkpoint. `ValueError`, before anything is written, for what cannot be done; `FloatingPointError` where the
@@ -211,7 +209,7 @@ def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambd
                 at_line = step % c.log_every == 0 or step == c.steps
                 stopped_by = stop_now(received, state, at_line)
                 if step == c.steps or step % c.save_every == 0:
-                    _checkpoint(state, c, metrics, held_out, guide)
+                    _checkpoint(state, c, metrics, held_out)
                 elif stopped_by or at_line:
                     metrics.write({})
                     if stopped_by and state.rank == 0:
@@ -224,11 +222,11 @@ def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambd
     state.accelerator.wait_for_everyone()
     run = Run(Path(c.out), state.averaged, state.step, state.step >= c.steps, metrics.rows, data.skipped, stopped_by)
     if run.finished and state.rank == 0:
-        write_pictures(run, c, guide)
+        write_pictures(run, c)
     return run
 
 
-def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_out, guide: Callable) -> None:
+def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_out) -> None:
     "Measure, write a line, save, and draw a few images from the same noise each time."
     check_finite(state, config)
     loss = validation_loss(state.averaged, held_out, config) if held_out is not None and config.validation else None
@@ -241,21 +239,27 @@ def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_
         if config.previews and state.step < config.steps:
             folder = Path(config.out) / "previews"
             folder.mkdir(exist_ok=True)
-            last = draw(state.averaged, guide, config.previews, config)[-1]
+            last = draw(state.averaged, config.previews, config)[-1]
             viz.save_grid(last.x0, folder / f"step-{state.step:08d}.png")
     metrics.clock = time.perf_counter()  # all of this is no training
 
 
-def draw(denoiser: Denoiser, guide: Callable, n: int, config: TrainConfig) -> list[Step]:
+def guided(denoiser: Denoiser, scale: float):
+    "The denoiser with guidance where it can be guided: where it knows labels, and also does without."
+    config = denoiser.model.config
+    return with_guidance(denoiser, scale) if scale != 1 and config.num_classes and config.null_label else denoiser
+
+
+def draw(denoiser: Denoiser, n: int, config: TrainConfig) -> list[Step]:
     "The steps of DDIM towards `n` images, from the run's seed. A model that knows classes draws each in turn."
     classes = denoiser.model.config.num_classes
     y = torch.arange(n) % classes if classes else None
-    return list(ddim_steps(guide(denoiser), n, steps=config.sample_steps, y=y, seed=config.seed))
+    return list(ddim_steps(guided(denoiser, config.guidance), n, steps=config.sample_steps, y=y, seed=config.seed))
 
 
-def write_pictures(run: Run, config: TrainConfig, guide: Callable = lambda denoiser: denoiser) -> None:
+def write_pictures(run: Run, config: TrainConfig) -> None:
     "loss.png, samples.png, and denoising.gif with 16 of the samples on their way from noise."
     viz.plot_loss([r["step"] for r in run.metrics], [r["loss"] for r in run.metrics], run.folder / "loss.png")
-    steps = draw(run.denoiser, guide, config.samples, config)
+    steps = draw(run.denoiser, config.samples, config)
     viz.save_grid(steps[-1].x0, run.folder / "samples.png")
     viz.save_gif([s.x_t[:16] for s in steps] + [steps[-1].x0[:16]], run.folder / "denoising.gif")
