@@ -25,7 +25,8 @@ def loss_weight(schedule: NoiseSchedule, t: Tensor, prediction: str, weighting: 
 
     "simple": 1. The others weigh the error of x0, and carry that over to eps and v. "vlb": as the bound itself does
     (equation 4.9), for the reverse variance beta_t, in nats. "min_snr": min(snr, gamma) (Hang et al. 2023). "snr": snr,
-    which is the "simple" loss of eps. At a level without signal eps says nothing about x0, and has the weight 0.
+    which is the "simple" loss of eps. At a level without signal eps says nothing about x0: there "vlb" would weigh it
+    by infinity times 0, and gives it 0.
     """
     check_choice("prediction", prediction, PREDICTIONS)
     check_choice("weighting", weighting, WEIGHTINGS)
@@ -40,7 +41,8 @@ def loss_weight(schedule: NoiseSchedule, t: Tensor, prediction: str, weighting: 
         return x0_weight
     if prediction == "v":  # an error in v is one in x0 divided by sqrt(1 - alpha_bar)
         return x0_weight * noise
-    return torch.where(snr > 0, x0_weight / snr, 0.0)  # and an error in eps is one in x0 times sqrt(snr)
+    limit = 0.0 if weighting == "vlb" else 1.0
+    return torch.where(snr > 0, x0_weight / snr, limit)  # and an error in eps is one in x0 times sqrt(snr)
 
 # %% ../nbs/04_elbo_to_mse.ipynb #ca78c44b
 VARIANCES = ("small", "large")
