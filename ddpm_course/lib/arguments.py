@@ -1,0 +1,68 @@
+"""The refusals that many functions share. Each names the value and what was expected, and returns what it accepts."""
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+
+
+def check_number(name: str, value, low=None, high=None, *, whole: bool = False, above: bool = False,
+                 below: bool = False) -> int | float:
+    """
+    A number from `low` to `high`, as a plain int or float: `steps is 0, expected a whole number of 1 or more`.
+
+    `low`, `high`: the ends, which belong to the range; None for no end. `above`: `low` itself is refused; `below`:
+    `high` itself is. `whole`: only whole numbers. Numbers of NumPy and tensors of one number count as numbers, True and
+    False do not, and NaN lies in no range. `ValueError` for anything else.
+    """
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(number, Integral if whole else Real) and not isinstance(number, bool):
+        high_enough = low is None or (number > low if above else number >= low)
+        low_enough = high is None or (number < high if below else number <= high)
+        if high_enough and low_enough and not math.isnan(number):
+            return int(number) if isinstance(number, Integral) else float(number)
+    raise ValueError(f"{name} is {_shown(number)}, expected {_range(number, low, high, whole, above, below)}")
+
+
+def _shown(value) -> str:
+    "A value as it is named in a message: on one line, and not longer than one."
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _range(number, low, high, whole: bool, above: bool, below: bool) -> str:
+    "What `check_number` expected, in words."
+    kind = "a whole number" if whole else "a number"
+    if low is None and high is None:
+        return kind
+    if high is None:
+        words = f"more than {low:,}" if above else f"{low:,} or more"
+    elif low is None:
+        words = f"less than {high:,}" if below else f"at most {high:,}"
+    else:
+        words = f"{'more than ' if above else ''}{low:,} {'up to but not including' if below else 'to'} {high:,}"
+    if whole:
+        return f"{kind} {'of' if low is None or high is None else 'from'} {words}"
+    return words if isinstance(number, Real) and not isinstance(number, bool) else f"{kind}, {words}"
+
+
+def check_choice(name: str, value, allowed: Iterable):
+    "One of the values in `allowed`. `ValueError`: `spacing is 'odd', expected one of ('trailing', 'leading')`."
+    allowed = tuple(allowed)
+    for choice in allowed:
+        if isinstance(choice, bool) == isinstance(value, bool) and choice == value:  # True is not the number 1
+            return choice
+    raise ValueError(f"{name} is {_shown(value)}, expected one of {allowed}")
+
+
+def check_shape(name: str, value, expected: Sequence[int | str]):
+    """
+    A tensor of the shape `expected`, in which a letter stands for any size: `("B", 3, "H", "W")`.
+
+    `ValueError`: `x has shape (2, 1), expected (B, 3, H, W)`.
+    """
+    words = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+    if not hasattr(value, "shape"):
+        raise ValueError(f"{name} is {_shown(value)}, expected a tensor of shape {words}")
+    shape = tuple(value.shape)
+    if len(shape) != len(expected) or any(not isinstance(e, str) and s != e for s, e in zip(shape, expected)):
+        raise ValueError(f"{name} has shape {shape}, expected {words}")
+    return value

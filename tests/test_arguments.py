@@ -1,0 +1,82 @@
+"""The shared refusals: what is let through comes back as a plain value, and what is not is named."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_course.lib.arguments import check_choice, check_number, check_shape
+
+
+def refusal(check, *arguments, **options) -> str:
+    with pytest.raises(ValueError) as caught:
+        check(*arguments, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3), np.array(3)])
+def test_a_whole_number_comes_back_as_an_int(value):
+    for options in ({}, {"low": 3, "high": 3, "whole": True}, {"low": 2, "above": True}, {"high": 4, "below": True}):
+        got = check_number("n", value, **options)
+        assert type(got) is int and got == 3
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), torch.tensor(0.5)])
+def test_a_number_comes_back_as_a_float(value):
+    got = check_number("eta", value, 0, 1)
+    assert type(got) is float and got == 0.5
+    assert check_number("snr", math.inf, 0) == math.inf
+
+
+@pytest.mark.parametrize("value, options, words", [
+    (0, {"low": 1, "whole": True}, "n is 0, expected a whole number of 1 or more"),
+    (8.0, {"low": 1, "whole": True}, "n is 8.0, expected a whole number of 1 or more"),
+    (np.float64(8), {"low": 1, "whole": True}, "n is 8.0, expected a whole number of 1 or more"),
+    ("8", {"low": 1, "whole": True}, "n is '8', expected a whole number of 1 or more"),
+    (True, {"low": 1, "whole": True}, "n is True, expected a whole number of 1 or more"),
+    (np.True_, {"low": 1}, "n is True, expected a number, 1 or more"),
+    (None, {"whole": True}, "n is None, expected a whole number"),
+    (10**15, {"low": 1, "high": 100_000, "whole": True}, "n is 1000000000000000, expected a whole number from 1 to 100,000"),
+    (-0.1, {"low": 0, "high": 1}, "n is -0.1, expected 0 to 1"),
+    (1.1, {"low": 0, "high": 1}, "n is 1.1, expected 0 to 1"),
+    (1, {"low": 0, "high": 1, "below": True}, "n is 1, expected 0 up to but not including 1"),
+    (0.0, {"low": 0, "above": True}, "n is 0.0, expected more than 0"),
+    (0, {"low": 0, "high": 1, "above": True}, "n is 0, expected more than 0 to 1"),
+    (5, {"high": 4}, "n is 5, expected at most 4"),
+    (4, {"high": 4, "below": True}, "n is 4, expected less than 4"),
+    (math.nan, {}, "n is nan, expected a number"),
+    (math.nan, {"low": 0}, "n is nan, expected 0 or more"),
+    (torch.tensor(math.nan), {"high": 1}, "n is nan, expected at most 1"),
+    ("0.1", {"low": 0, "above": True}, "n is '0.1', expected a number, more than 0"),
+    (1 + 2j, {}, "n is (1+2j), expected a number"),
+    (torch.ones(2), {}, "n is tensor([1., 1.]), expected a number"),
+])
+def test_numbers_that_are_refused(value, options, words):
+    assert refusal(check_number, "n", value, **options) == words
+
+
+def test_a_long_value_is_named_in_short():
+    words = refusal(check_number, "seed", list(range(1000)))
+    assert words.startswith("seed is [0, 1, 2, ") and words.endswith("..., expected a number") and len(words) < 150
+
+
+def test_choices():
+    assert check_choice("spacing", np.str_("leading"), {"trailing": 1, "leading": 2}) == "leading"
+    got = check_choice("channels", np.int64(3), (1, 3))
+    assert type(got) is int and got == 3
+    assert check_choice("strict", False, (True, False)) is False
+    assert refusal(check_choice, "spacing", "odd", ("trailing", "leading")) == \
+        "spacing is 'odd', expected one of ('trailing', 'leading')"
+    assert refusal(check_choice, "spacing", ["odd"], {"trailing": 1}) == "spacing is ['odd'], expected one of ('trailing',)"
+    assert refusal(check_choice, "channels", True, (1, 3)) == "channels is True, expected one of (1, 3)"
+    assert refusal(check_choice, "strict", 1, (True, False)) == "strict is 1, expected one of (True, False)"
+
+
+def test_shapes():
+    x = torch.zeros(2, 3, 4, 4)
+    assert check_shape("x", x, (2, 3, 4, 4)) is x
+    assert check_shape("x", x, ("B", 3, "H", "W")) is x
+    assert refusal(check_shape, "x", x, ("B", 1, "H", "W")) == "x has shape (2, 3, 4, 4), expected (B, 1, H, W)"
+    assert refusal(check_shape, "y", x, ("B",)) == "y has shape (2, 3, 4, 4), expected (B,)"
+    assert refusal(check_shape, "y", torch.zeros(3), (2,)) == "y has shape (3,), expected (2,)"
+    assert refusal(check_shape, "y", 7, (2,)) == "y is 7, expected a tensor of shape (2,)"
