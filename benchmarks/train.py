@@ -86,7 +86,7 @@ class Alone(Contestant):
         nn.functional.mse_loss(self.model(self.x, self.t), self.target).backward()
         if self.update:
             self.state.optimizer.step()
-            self.ema.update_parameters(self.state.parameters)
+            self.ema.update_parameters(self.model)
 
 
 class AsTheirs(nn.Module):
