@@ -38,7 +38,8 @@ class OwnImages:
         try:
             item = self.dataset[i]
         except Exception as error:  # whatever the user's code has come up with
-            raise UnreadableImage(f"item {i} of the data set cannot be read: {type(error).__name__}: {error}") from error
+            what = f"{type(error).__name__}: {error}"
+            raise UnreadableImage(f"item {i} of the data set cannot be read: {what}") from error
         image, label = item if isinstance(item, (tuple, list)) else (item, 0)
         shape = (self.config.channels, self.config.image_size, self.config.image_size)
         if not isinstance(image, Tensor) or not image.is_floating_point() or image.shape != shape:
