@@ -29,7 +29,7 @@ def ddim_coefficients(now: tuple[float, float], prev: tuple[float, float], eta: 
     return s_prev * (kept + (1 - eta**2) * replaced) ** 0.5, eta * s_prev * replaced**0.5
 
 # %% ../nbs/09_ddim_sampling.ipynb #a2fbdf3c
-@torch.inference_mode()
+@torch.no_grad()
 def ddim_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, eta: float = 0.0, spacing: str = "trailing", y=None,
                seed: int | None = None, seeds: Sequence[int] | None = None, generator: torch.Generator | None = None,
                clip="denoiser") -> Iterator[Step]:
@@ -63,7 +63,7 @@ def ddim_sample(denoiser, noise_or_n: Tensor | int, *, steps: int, progress: boo
     return run_sampler(ddim_steps(denoiser, noise_or_n, steps=steps, **options), steps, progress)
 
 # %% ../nbs/09_ddim_sampling.ipynb #aaf33eda
-@torch.inference_mode()
+@torch.no_grad()
 def ddim_invert(denoiser, x0: Tensor, *, steps: int, spacing: str = "trailing", y=None,
                 progress: bool = True) -> Tensor:
     """

@@ -136,7 +136,7 @@ def run_sampler(steps: Iterator[Step], total: int, progress: bool = True) -> Ten
     return step.x0
 
 # %% ../nbs/08_ddpm_sampling.ipynb #efe60091
-@torch.inference_mode()
+@torch.no_grad()
 def ddpm_steps(denoiser, noise_or_n: Tensor | int, *, steps: int | None = None, variance: str = "small",
                spacing: str = "trailing", y=None, seed: int | None = None, seeds: Sequence[int] | None = None,
                generator: torch.Generator | None = None, clip="denoiser") -> Iterator[Step]:

@@ -63,7 +63,7 @@ def solver_pairs(schedule: NoiseSchedule, steps: int, spacing: str = "karras") -
     return time_pairs(schedule.num_timesteps, steps, spacing, schedule=schedule)
 
 # %% ../nbs/14_fast_solvers.ipynb #8bb6fa39
-@torch.inference_mode()
+@torch.no_grad()
 def _solve(ask: Callable, rule: Callable, denoiser, noise_or_n: Tensor | int, steps: int, spacing: str,
            **options) -> Iterator[Step]:
     "The loop of all solvers: `ask`, yield, move by the `rule`; the last move ends on the last estimate of x0."

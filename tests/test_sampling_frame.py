@@ -176,9 +176,9 @@ def test_a_denoiser_that_is_no_torch_module_but_can_train():
     assert wrapped.training
 
 
-def test_inference_mode_does_not_leak_out_of_a_walk(net):
+def test_no_grad_does_not_leak_out_of_a_walk(net):
     for step in ddpm_steps(net, 2, steps=3, y=1, seed=0):
-        assert step.x_t.is_inference() and not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled() and not step.x0.requires_grad
 
 
 # precision, memory, what is handed on, and the bar
