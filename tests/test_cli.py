@@ -42,7 +42,7 @@ def test_the_help_of_train_explains_every_field_in_the_words_of_its_comment(caps
     for field in fields:
         assert told.count(f"  --{field.name.replace('_', '-')} ") + told.count(f"  --{field.name}, ") == 1, field.name
     assert told.count("(default: ") == len(fields)
-    comments = re.findall("^    .*?  # (.*)", inspect.getsource(TrainConfig), re.M)
+    comments = re.findall("^    .*?  # (.*)", inspect.getsource(TrainConfig), re.MULTILINE)
     assert len(comments) == len(fields) and not [words for words in comments if words not in told]
 
 
@@ -50,7 +50,7 @@ def test_the_ten_options_that_matter_come_first(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     first, *others = re.split(r"\n\n(?=\S.*:\n  -)", capsys.readouterr().out)[1:]
-    named = re.findall("^  (--[a-z-]+)", first, re.M)
+    named = re.findall("^  (--[a-z-]+)", first, re.MULTILINE)
     assert first.startswith("the ten that matter:") and len(named) == 10 and len(others) == 6
     assert {"--data", "--out", "--steps", "--resume"} <= set(named)
 

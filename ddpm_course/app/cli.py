@@ -67,7 +67,7 @@ def train_config(given: dict) -> TrainConfig:
     if config.resume:
         own = Path(config.out) / "config.json"
         return config if file or not own.is_file() else dataclasses.replace(saved_config(own), out=config.out, **given)
-    if "out" in given or int(os.environ.get("WORLD_SIZE", 1)) > 1:  # several processes could find several folders
+    if "out" in given or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # several processes could find several folders
         return config
     if (out := free_folder(config.out)) != config.out:
         say(f"{config.out} exists already, so this run is written to {out}; to go on with the old one: "

@@ -107,7 +107,7 @@ def make_parser(command: str) -> argparse.ArgumentParser:
         description=config.__doc__, allow_abbrev=False, add_help=False, exit_on_error=False)
     fields = {field.name: field for field in dataclasses.fields(config)}
     kinds = typing.get_type_hints(config)
-    explained = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(config), re.M))
+    explained = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(config), re.MULTILINE))
     for title, names in GROUPS.items() if command == "train" else [("options", " ".join(fields))]:
         group = parser.add_argument_group(title)
         for name in names.split():
