@@ -45,9 +45,9 @@ def ddim_steps(denoiser: AnyDenoiser, noise_or_n: Tensor | int | None = None, *,
             x0, eps = run.estimate(x, t)
             yield Step(t, x, x0)
             if t_prev >= 0:
-                a_prev = scales(t_prev)[0]
-                kept, new = ddim_coefficients(scales(t), scales(t_prev), eta)
-                noise = run.draw() if eta else 0.0
+                now, prev = scales(t), scales(t_prev)
+                kept, new = ddim_coefficients(now, prev, eta)
+                a_prev, noise = prev[0], run.draw() if eta else 0.0
                 x = a_prev * x0 + kept * eps + new * noise
 
 # %% ../nbs/09_ddim_sampling.ipynb #5dba3b56

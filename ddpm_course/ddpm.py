@@ -147,8 +147,8 @@ class Sampling:
             raise TypeError(f"noise_or_n is {noise_or_n!r}, expected float noise (B, ...), or how many images to draw")
         n = check_number("noise_or_n", noise_or_n, 1, whole=True) if given is None else len(given)
         shape = (n, *denoiser.shape)
-        self.draw = noise_source(shape, device, seed, seeds, generator)
-        self.x = self.draw() if given is None else _checked_images(name, given, shape, device)
+        self._noise = noise_source(shape, device, seed, seeds, generator)
+        self.x = self._noise() if given is None else _checked_images(name, given, shape, device)
         self.y = as_labels(y, n, device, getattr(denoiser, "num_labels", None))
 
     def _go_on_from(self, x_t: Tensor, t: int, noise_or_n) -> Tensor:
@@ -163,6 +163,10 @@ class Sampling:
     def moves(self) -> Iterable[tuple[int, int]]:
         "The pairs (t, t_prev), with a progress bar where one is asked for."
         return tqdm(self.pairs, disable=not self.progress, leave=False, desc="sampling")
+
+    def draw(self) -> Tensor:
+        "Standard normal noise of the shape and dtype of the state."
+        return self._noise().to(self.x.dtype)
 
     def guess(self, x: Tensor, t: int) -> Tensor:
         "The denoiser's x0 for `x` at level `t`, clipped to the range of images; for samplers that do not need eps."

@@ -87,7 +87,7 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
 SCHEDULES = {"linear": linear_beta_schedule, "cosine": cosine_beta_schedule, "sigmoid": sigmoid_beta_schedule,
              "exponential": exponential_beta_schedule}
 
-def make_schedule(name: str, T: int = 1000, *, zero_terminal_snr: bool = False) -> NoiseSchedule:
+def make_schedule(name: str, T: int = 1000, zero_terminal_snr: bool = False) -> NoiseSchedule:
     "The `NoiseSchedule` of `T` steps that `name` says, rescaled to end in pure noise where asked."
     betas = SCHEDULES[check_choice("schedule", name, SCHEDULES)](T)
     return NoiseSchedule(rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas)

@@ -76,8 +76,9 @@ def _plms_move(run: Sampling, x: Tensor, answer: Denoised, past: list, t: int, t
     if not past:
         return _move(x, answer.x0, now, prev)  # also right where a is 0
     answers = [answer, *(old for _, old in past)]
-    eps = sum(weight * old.eps for weight, old in zip(PLMS_WEIGHTS[len(past)], answers))
-    return a_prev * (x - s * eps) / a + s_prev * eps
+    first, *others = (weight * each.eps for weight, each in zip(PLMS_WEIGHTS[len(past)], answers))
+    eps = sum(others, first)
+    return a_prev / a * x + (s_prev - a_prev * s / a) * eps
 
 # %% ../nbs/14_fast_solvers.ipynb #151336aa
 def plms_steps(denoiser: AnyDenoiser, noise_or_n: Tensor | int | None = None, **options) -> Iterator[Step]:

@@ -73,15 +73,16 @@ class TrainConfig:
                              f"{self.num_timesteps}")
 
 
-RANGES = {  # a number that is not named here may have any value, or is checked where it is used
-    **dict.fromkeys(("image_size", "patch_size", "steps", "batch_size", "accumulate", "num_timesteps", "log_every",
-                     "save_every", "samples", "sample_steps"), {"low": 1}),
-    **dict.fromkeys(("warmup", "validation", "previews", "memory", "workers"), {"low": 0}),
-    **dict.fromkeys(("lr", "grad_clip"), {"low": 0, "above": True}),
-    **dict.fromkeys(("decay", "label_dropout", "max_skipped"), {"low": 0, "high": 1}),
-    **dict.fromkeys(("ema", "holdout"), {"low": 0, "high": 1, "below": True}),
-    "guidance": {"low": 0, "high": math.inf, "below": True}, "background": {"low": 0, "high": 255},
-    "keep": {"low": 2}, "seed": {"low": 0, "high": 2**63 - 1}}
+RANGES = {name: limits for names, limits in (  # other numbers are checked where they are used
+    ("image_size patch_size steps batch_size accumulate num_timesteps log_every save_every samples sample_steps",
+     {"low": 1}),
+    ("warmup validation previews memory workers", {"low": 0}),
+    ("lr grad_clip", {"low": 0, "above": True}),
+    ("decay label_dropout max_skipped", {"low": 0, "high": 1}),
+    ("ema holdout", {"low": 0, "high": 1, "below": True}),
+    ("guidance", {"low": 0, "high": math.inf, "below": True}),
+    ("background", {"low": 0, "high": 255}), ("keep", {"low": 2}), ("seed", {"low": 0, "high": 2**63 - 1}),
+) for name in names.split()}
 
 
 def _checked(name: str, value, kind):
@@ -116,14 +117,20 @@ def architecture(c: TrainConfig, num_classes: int | None):
         null_label=c.label_dropout > 0)
 
 
-FREE_TO_CHANGE = {"out", "resume", "device", "accumulate", "compile", "memory", "workers", "download", "max_skipped",
-                  "log_every", "save_every", "keep", "previews", "samples", "sample_steps", "guidance", "tracker"}
+FREE_TO_CHANGE = {"data", "out", "resume", "device", "accumulate", "compile", "memory", "workers", "download",
+                  "max_skipped", "steps", "log_every", "save_every", "keep", "previews", "samples", "sample_steps",
+                  "guidance", "tracker"}  # of data the fingerprint decides, and steps may be added
+
+
+def without_folders(config: dict) -> dict:
+    "A configuration for others' eyes: of each path the last part only."
+    return config | {k: os.path.basename(os.path.normpath(config[k])) for k in ("data", "out", "init") if config.get(k)}
 
 
 def check_same(trained: dict, config: TrainConfig, where: str) -> None:
     "`ValueError` that names the fields in which a run and a configuration differ, if they change the result."
-    now = json.loads(json.dumps(dataclasses.asdict(config)))
-    was = {f.name: f.default for f in dataclasses.fields(config)} | trained  # an older run knows fewer fields
+    now = without_folders(json.loads(json.dumps(dataclasses.asdict(config))))
+    was = {f.name: f.default for f in dataclasses.fields(config)} | without_folders(trained)  # the old knew fewer fields
     different = [f"{k} (was {was[k]!r}, now {now[k]!r})" for k in now if k not in FREE_TO_CHANGE and was[k] != now[k]]
     if different:
         raise ValueError(f"{where} has another configuration: {'; '.join(different)}; "

@@ -16,7 +16,8 @@ from ..unet import UNet, UNetConfig
 from .hugging_face import fetch_from_hub, is_hub_id
 from .model_card import model_card, plain, plain_facts
 from .model_folder import (CARD, MOST, blank_network, card_or_own_words, check_classes, check_file_size, check_target,
-                           count_parameters, describe, fill_network, network_of, read_architecture, title_of)
+                           count_parameters, describe, fill_network, network_of, read_architecture, read_description,
+                           title_of)
 
 RENAMED = (  # our names (regular expressions) and what diffusers writes there
     (r"^(down|up)\.(\d+)\.(\d+)\.res\.", r"\1_blocks.\2.resnets.\3."),
@@ -95,12 +96,12 @@ DIFFUSERS_VERSION = "0.32.0"  # whose format is written
 
 def unet_to_diffusers(denoiser: Denoiser) -> dict:
     "The network as the config.json of diffusers' `UNet2DModel`. `ValueError`, by name, for what that cannot express."
-    c, (height, width) = network_of(denoiser).config, denoiser.shape[1:]
+    c, (_, height, width) = network_of(denoiser).config, plain("shape", denoiser.shape)
     _check_expressible(c)
     kinds = ["Attn" * (resolution in c.attention_resolutions) for resolution in c.resolutions]
     private = {} if c.num_classes is None else {"_null_label": c.null_label}  # diffusers passes over such notes
     if denoiser.classes is not None:
-        private["_classes"] = check_classes(plain("classes", denoiser.classes), c.num_classes)
+        private["_classes"] = plain("classes", denoiser.classes)
     return {"_class_name": "UNet2DModel", "_diffusers_version": DIFFUSERS_VERSION, **private, **UNET_ALWAYS,
             "attention_head_dim": None if c.heads == 1 else max(_attended(c)) // c.heads,
             "block_out_channels": [c.base_channels * m for m in c.channel_mults],
@@ -219,9 +220,9 @@ HOW_TO_SAMPLE = ("dynamic_thresholding_ratio", "sample_max_value", "set_alpha_to
 
 def scheduler_to_diffusers(denoiser: Denoiser) -> dict:
     "Noise levels, prediction, clipping and variance as the configuration of diffusers' `DDPMScheduler`."
-    betas, clip = denoiser.schedule.exact_betas, denoiser.clip
+    betas, clip = denoiser.schedule.exact_betas, plain("clip", denoiser.clip)
     if clip is not None and clip[0] != -clip[1]:
-        raise ValueError(f"clip is {clip}, which diffusers cannot express; expected None or a range around 0")
+        raise ValueError(f"clip is {tuple(clip)}, which diffusers cannot express; expected None or a range around 0")
     named = torch.equal(betas, torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
     return {"_class_name": "DDPMScheduler", "_diffusers_version": DIFFUSERS_VERSION, **SCHEDULER_DEFAULTS,
             "clip_sample": clip is not None, "clip_sample_range": clip[1] if clip else 1.0,
@@ -290,14 +291,14 @@ scheduler = DDIMScheduler.from_pretrained({name}, subfolder="scheduler")
 
 def write_pipeline(denoiser: Denoiser, folder: str | Path, *, facts: dict | None = None) -> None:
     "Write the folder of a pipeline as `to_diffusers` says."
-    folder, facts, model = Path(folder), plain_facts(facts), network_of(denoiser)
+    folder, facts, model, about = Path(folder), plain_facts(facts), network_of(denoiser), describe(denoiser)
     old = check_target(folder, "model_index.json", lambda about: about.get("_ddpm_course") == DIFFUSERS_FORMAT, _FILES)
     weights = model.state_dict()
+    read_description(about)  # what could not be loaded is not saved
     check_tensors(weights, weights, "the model")
     unet, scheduler = unet_to_diffusers(denoiser), scheduler_to_diffusers(denoiser)
     code = _CODE_DIFFUSERS if model.config.num_classes is None else _CODE_LABELS
-    card = model_card(describe(denoiser), count_parameters(model), title_of(folder), facts, library="diffusers",
-                      code=code).encode()
+    card = model_card(about, count_parameters(model), title_of(folder), facts, library="diffusers", code=code).encode()
     index = {"_class_name": "DDPMPipeline", "_diffusers_version": DIFFUSERS_VERSION, "_ddpm_course": DIFFUSERS_FORMAT,
              "_card": sha256(card), "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     content = [json.dumps(document, indent=2).encode() for document in (index, unet, scheduler)]

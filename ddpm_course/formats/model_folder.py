@@ -19,10 +19,7 @@ from .model_card import model_card, plain, plain_facts
 
 FORMAT = "ddpm_course model, version 1"
 
-WEIGHTS = "model.safetensors"
-
-
-CARD = "README.md"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 
 MOST = 1_000_000  # no size in somebody else's JSON may be larger
 
