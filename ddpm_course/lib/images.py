@@ -2,6 +2,8 @@
 import contextlib
 import gzip
 import hashlib
+import os
+import re
 import signal
 import threading
 import warnings
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from .arguments import check_number
 
 
 def read_idx(path) -> Tensor:
@@ -50,35 +54,70 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".tif", ".webp", ".gif")
+def refit(images: Tensor, size: int, channels: int) -> Tensor:
+    "A data set in memory, uint8 (N, C, H, W), brought to another size and number of channels."
+    pictures = (Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()) for image in images)
+    return torch.from_numpy(np.stack([fit(to_8_bit(picture, channels), size) for picture in pictures]))
 
 
-def _below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    "Everything below a folder but the folders, also behind links, unless a link leads back up."
-    here = folder.resolve()
-    if here in above:
-        return []
-    return [found for path in folder.iterdir() for found in (_below(path, (*above, here)) if path.is_dir() else [path])]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tiff", ".tif", ".webp", ".gif",
+                  *([".avif"] if features.check("avif") else []))
+
+OTHER_IMAGE_SUFFIXES = tuple((  # images, too, and a folder of them is no empty folder
+    ".avif .heic .heif .hif .jxl .jp2 .j2k .jpx .jxr .svg .svgz .eps .ai .psd .psb .xcf .kra .tga .dds .exr .hdr .ico "
+    ".icns .pcx .ppm .pgm .pbm .pnm .pfm .qoi .apng .dib .dng .raw .cr2 .cr3 .nef .arw .orf .raf .rw2 .dcm").split())
 
 
-def open_folder(folder: Path) -> tuple[list[tuple[Path, int]], list[str] | None, list[tuple[str, str]]]:
-    "Image files with labels, sorted; the class names, if all lie in sub-folders; what is no image, and why."
-    paths, others = [], []
-    for path in sorted(_below(folder)):
-        if not path.is_file():
-            others.append((str(path), "not a file: a link that leads nowhere, a pipe, ..."))
-        elif any(part.startswith(".") for part in path.relative_to(folder).parts):
+def natural(name: str) -> tuple:
+    "A sort key by which class 2 comes before class 10."
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))], name
+
+
+def _below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[Path, str]]:
+    "Everything below a folder but the folders, also behind links; with a reason for what cannot be looked into."
+    here = os.path.realpath(folder)
+    if here in above:  # a link that leads back up
+        return
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        if not above:
+            raise ValueError(f"data is {str(folder)!r}, expected a folder that can be read: {error}") from error
+        yield folder, f"a folder that cannot be read: {error.strerror or error}"
+        return
+    for path in paths:
+        if os.path.isdir(path):
+            yield from _below(path, (*above, here))
+        else:
+            yield path, "" if os.path.isfile(path) else "not a file: a link that leads nowhere, a pipe, ..."
+
+
+def open_folder(folder: Path) -> tuple[list[tuple[Path, int]], list[str] | None, list, list]:
+    """
+    The images in a folder: (path, label) for each, sorted by path; class names, if all lie in sub-folders, or None.
+
+    Then the images that are not read, and what else there is, as (path, reason). Classes are numbered in natural order;
+    files stay in plain order, because a run that was begun names its images by their places in it.
+    """
+    paths, unread, others = [], [], []
+    for path, problem in sorted(_below(folder), key=lambda found: found[0].relative_to(folder).parts):
+        suffix = path.suffix.lower()
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
             others.append((str(path), "a hidden file"))
-        elif path.suffix.lower() not in IMAGE_SUFFIXES:
-            others.append((str(path), f"not an image, by its name: it ends in {path.suffix!r}"))
+        elif suffix not in IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES:
+            others.append((str(path), problem or f"not an image, by its name: it ends in {path.suffix!r}"))
+        elif problem or suffix not in IMAGE_SUFFIXES:
+            unread.append((str(path), problem or f"an image of a kind that is not read: it ends in {path.suffix!r}"))
         else:
             paths.append(path)
     if not paths:
-        raise ValueError(f"no images in {str(folder)!r}, expected files ending in {' '.join(IMAGE_SUFFIXES)}")
+        left = f"; there are {len(unread)} others, the first: {unread[0][0]}: {unread[0][1]}" if unread else ""
+        raise ValueError(f"no images in {str(folder)!r}, expected files ending in {' '.join(IMAGE_SUFFIXES)}{left}")
     parts = [p.relative_to(folder).parts for p in paths]
-    classes = sorted({part[0] for part in parts}) if all(len(part) > 1 for part in parts) else []
+    nested = all(len(part) > 1 for part in parts)
+    classes = sorted({part[0] for part in parts}, key=natural) if nested else []
     number = {name: i for i, name in enumerate(classes)}
-    return [(path, number.get(part[0], 0)) for path, part in zip(paths, parts)], classes or None, others
+    return [(path, number.get(part[0], 0)) for path, part in zip(paths, parts)], classes or None, unread, others
 
 
 NAMED_DATASETS = {  # name: (class in torchvision.datasets, how it names its splits)
@@ -105,6 +144,24 @@ def open_named(name: str, split: str, root: str | Path, download: bool):
         raise ValueError(f"data set {name!r} needs a package that is missing: pip install {error.name}") from error
 
 
+def open_source(name_or_folder: str | Path, split: str, root: str | Path, download: bool, bundled=()) -> tuple:
+    "What `open_folder` gives, of a folder or of a named data set. `bundled`: other names, for the message."
+    if name_or_folder in NAMED_DATASETS:
+        source = open_named(name_or_folder, split, root, download)
+        return source, getattr(source, "classes", None), [], []
+    if not os.path.isdir(name_or_folder):
+        raise ValueError(f"data is {str(name_or_folder)!r}, expected a folder of images or one of: "
+                         + ", ".join([*bundled, *NAMED_DATASETS]))
+    return open_folder(Path(name_or_folder))
+
+
+def say_if_shadowed(name_or_folder: str | Path, names: Iterable[str]) -> None:
+    "A warning where a folder has the name of a data set: it is the data set that is meant, and not the folder."
+    if name_or_folder in names and os.path.isdir(name_or_folder):
+        warnings.warn(f"data is {name_or_folder!r}, the data set of that name; there is a folder {name_or_folder!r} here, "
+                      f"too: for its images say './{name_or_folder}'", stacklevel=3)
+
+
 class UnreadableImage(ValueError):
     "An image of an `ImageFiles` that could be read when the set was opened, and cannot be read now."
 
@@ -114,12 +171,14 @@ class ImageFiles:
     Stands where a data set in memory has its uint8 tensor (N, C, S, S), and decodes images when they are asked for.
 
     `source[i]` is an image, as a path or a Pillow image, and its label; `index` says which of them are in the set.
+    `folder`: the one that the paths lie in.
     """
     dtype, ndim, device = torch.uint8, 4, torch.device("cpu")
 
-    def __init__(self, source, index: Tensor, image_size: int, channels: int, background: int = 255):
-        self.source, self.index, self.size = source, index, image_size
-        self.channels, self.background = channels, background
+    def __init__(self, source, index: Tensor, image_size: int, channels: int, background: int = 255,
+                 folder: str | Path = ""):
+        self.source, self.index, self.size, self.channels = source, index, image_size, channels
+        self.background, self.folder = check_number("background", background, 0, 255, whole=True), Path(folder)
 
     @property
     def shape(self) -> torch.Size:
@@ -150,7 +209,7 @@ class ImageFiles:
 
     def subset(self, index: Tensor) -> "ImageFiles":
         "The images at `index` of this set, as a set of their own."
-        return ImageFiles(self.source, self.index[index], self.size, self.channels, self.background)
+        return ImageFiles(self.source, self.index[index], self.size, self.channels, self.background, self.folder)
 
 
 class _Call(Dataset):
@@ -193,8 +252,8 @@ def _in_processes(function, order: Iterable, workers: int) -> Iterator:
 
 def _outlive_signals(worker: int) -> None:
     "Ctrl-C and SIGTERM may go to every process of a terminal or a job: the main one decides when to stop."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # by then it has; if it has died, nobody else would
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # torch sees to it that none stays when the main one has died
 
 
 def batches(data, indices: Iterable[Tensor], *, workers: int = 0) -> Iterator:
@@ -209,17 +268,28 @@ def _attempt(files: ImageFiles, i: int) -> tuple[Tensor | None, int, str]:
         return None, 0, f"{type(error).__name__}: {error}"
 
 
-def read_all(files: ImageFiles, classes, others, max_skipped: float, memory: float, workers: int) -> tuple:
+def warn_of_lost_classes(classes, before: Iterable[int], after: Iterable[int], why: str) -> None:
+    "A warning that names the classes which had images `before` and have none `after`."
+    if classes and (lost := sorted(set(before) - set(after))):
+        names = ", ".join(repr(classes[label]) for label in lost[:5]) + ", ..." * (len(lost) > 5)
+        warnings.warn(f"{len(lost)} of {len(classes)} classes have no image left to train on, because {why}: {names}",
+                      stacklevel=3)
+
+
+def read_all(files: ImageFiles, classes, unread, others, max_skipped: float, memory: float, workers: int) -> tuple:
     """
     Decode every image once: to know which cannot be read, and to hold the pixels where they fit into `memory` GiB.
 
-    Returns images (uint8 (N, C, S, S), or the files), labels int64 (N,) or None, class names or None, and what was left
-    out, as (path, reason).
+    `unread`, `others`: as `open_folder` gives them. Returns images (uint8 (N, C, S, S), or the files), labels int64
+    (N,) or None, class names or None, and what was left out, as (path, reason). `ValueError` where the images that
+    cannot be read, `unread` among them, are more than the share `max_skipped` of all.
     """
-    n, keep = files.shape[0], files.shape.numel() <= memory * 2**30
-    workers = workers if n >= 1000 else 0  # to start a process takes longer than to decode a few hundred images
+    check_number("max_skipped", max_skipped, 0, 1)
+    keep = files.shape.numel() <= check_number("memory", memory, 0) * 2**30
+    n = files.shape[0]
+    workers = check_number("workers", workers, 0, whole=True) if n >= 1000 else 0  # a few hundred are decoded sooner
     pixels = torch.empty(files.shape if keep else (0,), dtype=torch.uint8)
-    good, labels, skipped = [], [], []
+    good, labels, skipped = [], [], list(unread)
     for i, (image, label, problem) in enumerate(_in_processes(partial(_attempt, files), range(n), workers)):
         if problem:
             skipped.append((files.name(i), problem))
@@ -228,25 +298,43 @@ def read_all(files: ImageFiles, classes, others, max_skipped: float, memory: flo
             pixels[len(good)] = image
         good.append(i)
         labels.append(label)
-    if len(skipped) > max_skipped * n or not good:
-        raise ValueError(f"{len(skipped)} of {n} images cannot be read, expected at most {max_skipped:.0%}; the first: "
-                         f"{skipped[0][0]}: {skipped[0][1]}")
+    if len(skipped) > max_skipped * (n + len(unread)) or not good:
+        raise ValueError(f"{len(skipped)} of {n + len(unread)} images cannot be read, expected at most "
+                         f"{max_skipped:.0%}; the first: {skipped[0][0]}: {skipped[0][1]}")
     if classes is None and max(labels):  # a data set with labels and no names for them
         classes = [str(c) for c in range(max(labels) + 1)]
+    if isinstance(files.source, list):
+        warn_of_lost_classes(classes, (label for _, label in files.source), labels, "none of theirs can be read")
     images = pixels[:len(good)] if keep else files.subset(torch.tensor(good))
     return images, torch.tensor(labels) if classes else None, classes, skipped + others
 
 
-def fingerprint(data) -> str:
-    "A SHA-256 that changes where an image or a label does. Of images in files it sees names and sizes, not the pixels."
+def _digest(data, content) -> str:
     found = hashlib.sha256(repr(tuple(data.images.shape)).encode())
-    if isinstance(data.images, Tensor):
-        found.update(data.images.contiguous().numpy())
-    else:
-        source = data.images.source
-        paths = [source[i][0] for i in data.images.index.tolist()] if isinstance(source, list) else []
-        listed = "".join(f"{p.parent.name}/{p.name} {p.stat().st_size}\n" for p in paths)
-        found.update(listed.encode(errors="surrogateescape"))  # a name need not be UTF-8
+    found.update(content)
     if data.labels is not None:
         found.update(data.labels.numpy())
     return found.hexdigest()
+
+
+def fingerprints(data) -> list[str]:
+    """
+    SHA-256 sums that change where an image or a label does: today's form, and then those that older runs have kept.
+
+    Of images in memory it sees the pixels; of images in files the names below their folder, and the sizes. It does not
+    depend on where the folder lies, how it is called or how its path was written. (The older form saw the name of the
+    folder that an image lies in.)
+    """
+    if isinstance(data.images, Tensor):
+        return [_digest(data, data.images.contiguous().numpy())]
+    source, folder = data.images.source, data.images.folder
+    paths = [source[i][0] for i in data.images.index.tolist()] if isinstance(source, list) else []
+    sizes = [p.stat().st_size for p in paths]
+    lists = ("".join(f"{name(p)} {size}\n" for p, size in zip(paths, sizes))
+             for name in (lambda p: p.relative_to(folder).as_posix(), lambda p: f"{p.parent.name}/{p.name}"))
+    return list(dict.fromkeys(_digest(data, listed.encode(errors="surrogateescape")) for listed in lists))
+
+
+def fingerprint(data) -> str:
+    "Today's form of `fingerprints`."
+    return fingerprints(data)[0]

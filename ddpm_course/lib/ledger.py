@@ -161,7 +161,8 @@ def _write(folder: Path, entry: dict) -> None:
     entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     same = (entry["equation"], entry["claim"])
     entries = [e for e in entries if (e["equation"], e["claim"]) != same] + [entry]
-    file.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")  # bytes that are no UTF-8, as JSON writes them
 
 
 def find_equations(folder: str | Path) -> dict[str, tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Write files whole or not at all, know them by their fingerprint, and read weights without running code."""
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -26,26 +27,39 @@ def _naming(path: Path):
         raise
 
 
+NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM,
+            errno.EISDIR)  # how network and FUSE disks say that a folder cannot be opened or flushed
+
+
 def _sync_folder(folder: Path) -> None:
-    "Make a rename survive a power cut. Windows cannot open folders, and does this by itself."
+    "Make a rename survive a power cut, where the disk offers that. Windows cannot open folders, and does it by itself."
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        with _naming(folder):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with _naming(folder):
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in NO_FLUSH:
+            raise
+
+
+def _through_link(path: str | Path) -> Path:
+    "The path itself, or what it leads to where it is a symbolic link: a link stays, and its target is written."
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
     """
     Write a file so that a reader, also after a crash, finds the old content or the new, never a part.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk and renamed onto `path`. `OSError`
-    that names the file where the disk refuses.
+    The bytes go to a temporary file in the same folder, are flushed to the disk and renamed onto `path`; where that is
+    a symbolic link, onto what it leads to. `OSError` that names the file where the disk refuses.
     """
-    path = Path(path)
+    path = _through_link(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with _naming(path):
         try:
@@ -61,8 +75,12 @@ def write_atomic(path: str | Path, content: bytes) -> None:
 
 
 def append_line(path: str | Path, line: str) -> None:
-    "Add a line to a text file. A crash may leave a part of it. `OSError` that names the file where the disk refuses."
-    with _naming(Path(path)), open(path, "a", encoding="utf-8") as file:
+    """
+    Add a line to a text file. A crash may leave a part of it. `OSError` that names the file where the disk refuses.
+
+    Bytes of a file's name that are no UTF-8 are written as `\\udce9`, as JSON writes them.
+    """
+    with _naming(Path(path)), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line + "\n")
 
 
@@ -121,16 +139,31 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], s
             raise ValueError(f"{source}: {name!r} holds NaN or infinite values")
 
 
+def _set_aside(folder: Path) -> Path:
+    "Where the old content of a folder lies while the new one takes its place."
+    return folder.with_name(f".{folder.name}.old")
+
+
+def whole_folder(folder: str | Path) -> Path:
+    "Where to read a folder that `write_folder` wrote: where a kill between its two renames has left it, or itself."
+    folder = _through_link(folder)
+    return folder if folder.exists() or not _set_aside(folder).is_dir() else _set_aside(folder)
+
+
 def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mapping | None) -> None:
     """
     Write a whole folder at once: all `files`, and `manifest` as config.json with the fingerprint of each.
 
     A file's name may lead through subfolders ("unet/config.json"). Without `manifest` there is no list of fingerprints.
-    Everything is written into a hidden folder next to it, which is then renamed; a `folder` that is there is replaced.
+    Everything is written into a hidden folder next to it, which is then renamed; a `folder` that is there is replaced,
+    and one that is a symbolic link stays one: what it leads to is replaced. A kill between the last two renames leaves
+    the old content under another name, where `whole_folder` finds it, and the next `write_folder` puts it back first.
     """
-    folder = Path(folder)
+    folder = _through_link(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary, old = folder.with_name(f".{folder.name}.tmp"), _set_aside(folder)
+    if whole_folder(folder) == old:
+        os.replace(old, folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -140,26 +173,34 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mappi
         if manifest is not None:
             write_json(temporary / MANIFEST, {**manifest, "files": {n: sha256(c) for n, c in files.items()}})
         if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
-            try:
-                os.replace(temporary, folder)
-            except BaseException:
-                os.replace(old, folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
+        try:
             os.replace(temporary, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(folder.parent)
 
 
+def tidy(parent: str | Path) -> None:
+    "After a kill, among the folders that `write_folder` keeps in `parent`: half-written ones go, set-aside ones go back."
+    for left in Path(parent).glob(".*.old"):
+        folder = left.with_name(left.name[1:-4])
+        shutil.rmtree(left) if folder.exists() else os.replace(left, folder)
+    for left in Path(parent).glob(".*.tmp"):
+        shutil.rmtree(left)
+
+
 def read_verified(folder: str | Path, name: str) -> bytes:
     "The bytes of one file of a folder that `write_folder` wrote. `ValueError` where it is missing or was changed."
-    path, listed = Path(folder) / name, read_json(Path(folder) / MANIFEST).get("files")
+    folder = whole_folder(folder)
+    path, listed = folder / name, read_json(folder / MANIFEST).get("files")
     expected = listed.get(name) if isinstance(listed, dict) else None
     if expected is None or not path.is_file():
         raise ValueError(f"{str(path)!r} is missing, or {MANIFEST} does not list it")

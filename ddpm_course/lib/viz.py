@@ -1,9 +1,10 @@
-"""From tensors to pictures that can be trusted: pixels, grids, PNG and GIF files, and the loss curve."""
+"""From tensors to pictures that can be trusted: pixels, grids, picture files and GIFs, and the loss curve."""
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
@@ -12,22 +13,26 @@ from torch import Tensor
 from .storage import write_atomic
 
 
-def to_pixels(images: Tensor) -> np.ndarray:
+def to_pixels(images: Tensor, range: tuple[float, float] | None = (-1, 1)) -> np.ndarray:
     """
     A batch as pixels for Matplotlib and Pillow: (B, C, H, W) to uint8 (B, H, W, 3).
 
-    `images`: uint8, or floating point in [-1, 1] (rounded, and clipped where outside). C is 1 or 3.
+    `images`: uint8, or floating point in `range` (rounded, and clipped where outside); None is (-1, 1). C is 1 or 3.
+    `ValueError` for another shape or a range that is none.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images have shape {tuple(images.shape)}, expected (B, 1, H, W) or (B, 3, H, W)")
+    low, high = range or (-1, 1)
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(f"range is {range}, expected the darkest number and the brightest, such as (-1, 1)")
     if images.is_floating_point():
-        images = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        images = ((images.detach().float().clamp(low, high) - low) * (255 / (high - low))).round().to(torch.uint8)
     return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def grid(images: Tensor, columns: int | None = None, pad: int = 2) -> np.ndarray:
+def grid(images: Tensor, columns: int | None = None, pad: int = 2, range=(-1, 1)) -> np.ndarray:
     "All images in one picture, uint8 (height, width, 3), row by row, `pad` white pixels apart; as square as it goes."
-    pixels = to_pixels(images)
+    pixels = to_pixels(images, range)
     n, h, w, _ = pixels.shape
     columns = columns or int(np.ceil(n**0.5))
     rows = -(-n // columns)
@@ -38,59 +43,111 @@ def grid(images: Tensor, columns: int | None = None, pad: int = 2) -> np.ndarray
     return canvas
 
 
+def _enlarged(pixels: np.ndarray, scale: int) -> Image.Image:
+    "A picture with every pixel repeated `scale` times in both directions."
+    return Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
 def _write_picture(path: str | Path, save: Callable[[BytesIO], None]) -> None:
     "Let `save` write a picture to memory, and then all of it to the disk at once."
     save(buffer := BytesIO())
     write_atomic(path, buffer.getvalue())
 
 
-def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scale: int = 2) -> None:
-    "Write `grid(images)` as a PNG, every pixel enlarged `scale` times."
-    picture = Image.fromarray(grid(images, columns))
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    _write_picture(path, lambda file: picture.save(file, "PNG"))
+FORMATS = {".png": {"format": "PNG"}, ".webp": {"format": "WEBP", "lossless": True},
+           ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+           ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
 
 
-def show_images(images: Tensor, columns: int | None = None, titles: Sequence[str] | None = None, size: float = 0.8):
+def picture_format(path: str | Path) -> dict:
+    "What Pillow needs to know to write the kind of picture that a file's name ends in; `ValueError` for another kind."
+    suffix = Path(path).suffix.lower() or ".png"
+    if suffix not in FORMATS:
+        raise ValueError(f"{str(path)!r} ends in {suffix!r}, expected a picture that ends in one of {tuple(FORMATS)}")
+    return FORMATS[suffix]
+
+
+def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scale: int = 2, range=(-1, 1)) -> None:
+    "Write `grid(images)` as a PNG, WebP or JPEG, as `path` ends, every pixel enlarged `scale` times."
+    how = picture_format(path)
+    _write_picture(path, lambda file: _enlarged(grid(images, columns, range=range), scale).save(file, **how))
+
+
+def _new_figure(size: tuple[float, float]):
+    """
+    A figure that a notebook shows once: as the last line of a cell, by `plt.show()`, or at the end of the cell.
+
+    Pyplot knows it, so that `plt.show()` finds it, unless there is no backend to load.
+    """
+    from matplotlib.figure import Figure  # here and below, so that nobody needs Matplotlib to train
+    try:
+        import matplotlib.pyplot as plt
+        figure = plt.figure(figsize=size)
+    except ImportError:  # MPLBACKEND names one of another environment, or one that needs a screen
+        figure = Figure(figsize=size)
+    figure._repr_mimebundle_, figure._repr_png_ = partial(_let_go, figure), partial(_as_png, figure)
+    return figure
+
+
+def _let_go(figure, include=None, exclude=None) -> dict:
+    "Called by whoever is about to show a figure. Pyplot, which would show it once more at the end, forgets it."
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot and "inline" in pyplot.get_backend():
+        pyplot.close(figure)
+    return {}  # the picture itself comes from Jupyter's own way with figures, or from the function below
+
+
+def _as_png(figure) -> bytes:
+    figure.savefig(buffer := BytesIO(), format="png", bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def show_images(images: Tensor, columns: int | None = None, titles: Sequence[str] | None = None, size: float = 0.8,
+                range=(-1, 1)):
     """
     Draw a batch as a grid with Matplotlib, a title above each image where given. Returns the figure.
 
-    `images`: as in `to_pixels`; `size`: inches an image.
+    `images`, `range`: as in `to_pixels`; `size`: inches an image.
     """
-    pixels = to_pixels(images)
+    pixels = to_pixels(images, range)
     columns = columns or min(len(pixels), 10)
     rows = -(-len(pixels) // columns)
-    figsize = (size * columns, (size + 0.25 * bool(titles)) * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False)
-    for i, axis in enumerate(axes.flat):
+    figure = _new_figure((size * columns, (size + 0.25 * bool(titles)) * rows))
+    for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axis.axis("off")
         if i < len(pixels):
             axis.imshow(pixels[i], interpolation="nearest")
             if titles:
-                axis.set_title(titles[i], fontsize=9)
+                printable = str(titles[i]).encode(errors="backslashreplace").decode()  # a folder's name need not be
+                axis.set_title(printable, fontsize=9)
     figure.tight_layout(pad=0.3)
     return figure
 
 
-def save_gif(frames: Iterable[Tensor], path: str | Path, fps: int = 12, hold: float = 2.0, scale: int = 2) -> None:
+def save_gif(frames: Iterable[Tensor], path: str | Path, fps: int = 12, hold: float = 2.0, scale: int = 2,
+             range=(-1, 1)) -> None:
     "Batches of images as the frames of a GIF, each drawn as a grid; the last stays for `hold` seconds."
-    pictures = [Image.fromarray(grid(f)) for f in frames]
+    if Path(path).suffix.lower() not in ("", ".gif"):
+        raise ValueError(f"{str(path)!r} ends in {Path(path).suffix!r}, expected a picture that ends in '.gif'")
+    pictures = [_enlarged(grid(frame, range=range), scale) for frame in frames]
     if not pictures:
         raise ValueError("frames is empty, expected one batch of images or more")
-    pictures = [p.resize((p.width * scale, p.height * scale), Image.Resampling.NEAREST) for p in pictures]
     durations = [1000 // fps] * (len(pictures) - 1) + [int(hold * 1000)]
     _write_picture(path, lambda file: pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:],
                                                        duration=durations, loop=0))
 
 
 def plot_loss(steps: Sequence[int], losses: Sequence[float], path: str | Path | None = None):
-    "The training loss against the step, on a logarithmic axis, saved as a PNG at `path`. Returns the figure."
-    figure, axis = plt.subplots(figsize=(6, 3.5))
+    "The training loss against the step, on a logarithmic axis, saved at `path` (by its ending; PNG). Returns the figure."
+    from matplotlib.figure import Figure
+    size = (6, 3.5)
+    figure = _new_figure(size) if path is None else Figure(figsize=size)  # a file needs nothing of pyplot
+    axis = figure.subplots()
     axis.plot(steps, losses, color="#31688e", linewidth=1.5)
     axis.set(xlabel="training step", ylabel="mean squared error", yscale="log", title="Training loss")
     axis.grid(True, which="both", alpha=0.3)
     figure.tight_layout()
     if path is not None:
-        plt.close(figure)
-        _write_picture(path, lambda file: figure.savefig(file, dpi=100, format="png"))
+        kind = Path(path).suffix[1:] or "png"
+        _write_picture(path, lambda file: figure.savefig(file, dpi=100, format=kind))
     return figure
