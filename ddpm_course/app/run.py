@@ -178,7 +178,7 @@ def _begin(c: TrainConfig, own_data: Dataset | None, model: nn.Module | None) ->
     state = new_state(c, None if c.conditional is False else data.classes, model)
     described = describe_data(data, held_out, own_data is not None)
     if noted:
-        check_images(c, described, noted)
+        check_images(c, data, described, noted)
     if not (c.resume and resume_from(state, c)) and c.init:
         start_from(state, c.init)
     accelerator.wait_for_everyone()
