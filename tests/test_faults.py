@@ -306,7 +306,7 @@ def test_a_line_of_the_log_that_cannot_be_written_costs_nothing(quick, pictures,
 
 def test_damaged_files_end_in_an_error_or_in_the_right_weights(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_module.viz, "plot_loss", lambda steps, losses, path: None)
-    monkeypatch.setattr(run_module, "write_pictures", lambda *args: None)
+    monkeypatch.setattr(run_module, "write_pictures", lambda *args, **options: None)
     for name in ("whole", "begun"):
         train(config(pictures, tmp_path / name, steps=3, keep=3), progress=False)
     shutil.rmtree(checkpoints(tmp_path / "begun")[0])  # as if stopped after step 2

@@ -47,7 +47,8 @@ def test_11_classes_are_asked_for_by_name_or_number(text, labels):
 def test_11_a_name_that_is_a_number_means_the_name():
     names = [str(number) for number in range(1, 13)]
     assert labels_of("12", 12, names) == [11] and labels_of("1,2", 12, names) == [0, 1]
-    assert labels_of("3", 12, None) == [3] and labels_of(None, 2, None) == [0, 1] and labels_of(None, None, None) is None
+    assert labels_of("3", 12, None) == [3] and labels_of(None, 2, None) == [0, 1]
+    assert labels_of(None, None, None) is None
 
 
 def test_11_a_class_that_is_drawn_by_name_is_the_one_of_that_number(pets, tmp_path):
@@ -75,6 +76,30 @@ def test_11_a_model_without_classes_draws_none(tmp_path, capsys):
 def test_11_info_lists_the_classes(pets, capsys):
     assert main(["info", pets]) == 0
     assert "classes      0 cat, 1 dog, 2 guinea pig, brown\n" in capsys.readouterr().out
+
+
+# 12: the range that a model states; 15: what a file's name says
+
+def test_12_pictures_heed_the_range_of_the_model(tmp_path, monkeypatch):
+    save_pretrained(small_denoiser(clip=(0, 1)), tmp_path / "model")
+    black_grey_white = torch.tensor([0, 0.5, 1])[:, None, None, None].expand(3, 1, 8, 8)
+    monkeypatch.setattr(commands, "drawn", lambda denoiser, c, labels: iter([black_grey_white]))
+    pixels = picture(str(tmp_path / "model"), "--n", "3", "--out", str(tmp_path / "x.png"))
+    assert [pixels[10, 10, 0], pixels[10, 30, 0], pixels[30, 10, 0]] == [0, 128, 255]
+    assert main(["sample", str(tmp_path / "model"), "--n", "3", "--each", "--out", str(tmp_path / "each"), *QUICK]) == 0
+    assert [Image.open(p).getpixel((0, 0)) for p in sorted((tmp_path / "each").iterdir())] == [0, 128, 255]
+
+
+def test_15_a_picture_is_of_the_kind_that_its_name_says(pets, tmp_path, capsys):
+    for suffix, kind in ((".jpg", "JPEG"), (".PNG", "PNG"), (".webp", "WEBP")):
+        assert main(["sample", pets, "--n", "1", *QUICK, "--out", str(tmp_path / f"x{suffix}")]) == 0
+        with Image.open(tmp_path / f"x{suffix}") as image:
+            assert image.format == kind
+    capsys.readouterr()
+    assert main(["sample", pets, "--n", "1", "--steps", "1000", "--out", str(tmp_path / "x.bmp")]) == 2  # at once
+    assert "ends in '.bmp', expected a picture that ends in one of" in capsys.readouterr().err
+    assert main(["sample", pets, "--n", "1", *QUICK, "--out", str(tmp_path)]) == 2
+    assert f"out is {str(tmp_path)!r}, expected a file in a folder" in capsys.readouterr().err
 
 
 # 17: whose fault it was, and terminals that are not there
@@ -154,8 +179,9 @@ def test_17_a_mistake_is_refused_where_nobody_can_be_told(tmp_path):
 @pytest.mark.parametrize("entry, value, words", [
     ("channel_mults", 4, "channel_mults is 4, expected whole numbers such as (1, 2)"),
     ("attention_resolutions", 7, "attention_resolutions is 7, expected"),
-    ("channel_mults", [1, "2"], "channel_mults is '2'"), ("conditional", "false", "conditional is 'false', expected one of (False, True)"),
-    ("flip", "true", "flip is 'true'"), ("resume", 0, "resume is 0"), ("steps", True, "steps is True"), ("steps", 10.5, "steps is 10.5"),
+    ("channel_mults", [1, "2"], "channel_mults is '2'"), ("flip", "true", "flip is 'true'"),
+    ("conditional", "false", "conditional is 'false', expected one of (False, True)"), ("resume", 0, "resume is 0"),
+    ("steps", True, "steps is True"), ("steps", 10.5, "steps is 10.5"),
     ("data", 3, "data is 3, expected text"), ("schedule", ["cosine"], "schedule is ['cosine'], expected one of"),
     ("stepz", 3, "has the entry 'stepz', expected options of `ddpm_course train`; did you mean steps?")])
 def test_18_a_configuration_is_refused_by_file_and_name(tmp_path, monkeypatch, capsys, entry, value, words):

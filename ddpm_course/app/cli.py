@@ -83,7 +83,7 @@ def is_refusal(error: Exception) -> bool:
     while last.tb_next:
         last = last.tb_next
     ours = (last.tb_frame.f_globals.get("__name__") or "").startswith("ddpm_course.")
-    raised = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"  # not int("x") in a line of ours
+    raised = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"  # int("x") is not
     known = type(error).__module__.startswith("ddpm_course.")  # also where a worker process passes it on
     return isinstance(error, (ValueError, OSError, FloatingPointError)) and (ours and raised or known)
 
@@ -106,7 +106,8 @@ def explain(error: Exception, command: str, with_traceback: bool) -> int:
 def main(argv: list[str] | None = None) -> int:
     """
     The program `ddpm_course`. Returns the exit code: 0; 2 for a mistake in the input, which one line on stderr names;
-    1 where training diverged, the disk refused, or the program itself is at fault; 130 after Ctrl-C; 143 after SIGTERM.
+    1 where training diverged, the disk refused, or the program itself is at fault; 128 and the signal's number after a
+    signal, which is 130 after Ctrl-C and 143 after SIGTERM.
     """
     open_missing_streams()
     args = list(sys.argv[1:] if argv is None else argv)

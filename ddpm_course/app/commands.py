@@ -18,9 +18,10 @@ from ..lib.storage import MANIFEST, read_json
 from ..objective import Denoiser
 from .checkpoints import best_checkpoint, is_whole
 from .config import TrainConfig
+from .images import DATA
 from .options import InfoConfig, SampleConfig, did_you_mean, saved_config
 from .processes import pick_device
-from .run import DATA, guided, read_metrics, train
+from .run import guided, read_metrics, train
 
 
 def _quoted(path: str | Path) -> str:
@@ -33,15 +34,13 @@ def train_command(c: TrainConfig) -> tuple[int, str]:
     run = train(c, progress=sys.stderr.isatty())  # no bar in a log file
     if os.environ.get("RANK", "0") != "0":  # one of several processes, and not the one that speaks
         return 0, ""
-    folder, left_out = _quoted(run.folder), ""
-    if run.skipped:
-        left_out = f"files left out: {len(run.skipped)}; {run.folder / DATA} says which, and why\n"
+    folder = _quoted(run.folder)
     if not run.finished:
-        return 128 + run.stopped_by, (f"{left_out}stopped at step {run.step} of {c.steps}; {run.folder} keeps what was "
-                                      f"trained, go on with: ddpm_course train --resume --out {folder}")
+        return 128 + run.stopped_by, (f"stopped at step {run.step} of {c.steps}; {run.folder} keeps what was trained, "
+                                      f"go on with: ddpm_course train --resume --out {folder}")
     course = "; open the course with: jupyter lab nbs/index.ipynb" if Path("nbs/index.ipynb").is_file() else ""
-    return 0, (f"{left_out}samples.png, denoising.gif, loss.png and the checkpoints are in {run.folder}; draw more "
-               f"with: ddpm_course sample {folder}{course}")
+    return 0, (f"samples.png, denoising.gif, loss.png and the checkpoints are in {run.folder}; draw more with: "
+               f"ddpm_course sample {folder}{course}")
 
 
 def labels_of(y: str | None, num_classes: int | None, names: list[str] | None) -> list[int] | None:
@@ -74,6 +73,7 @@ def _check_target(c: SampleConfig, shape: tuple[int, ...]) -> Path:
     out, (height, width) = Path(c.out), shape[-2:]
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise ValueError(f"out is {c.out!r}, expected a file in a folder that exists")
+    viz.picture_format(out)
     most = 2 * Image.MAX_IMAGE_PIXELS // (4 * (height + 2) * (width + 2))  # Pillow would not open a larger picture
     if c.n > most:
         raise ValueError(f"n is {c.n}, expected at most {most} images of {height} x {width} pixels in one picture; "
@@ -95,12 +95,12 @@ def drawn(denoiser: Denoiser, c: SampleConfig, labels: list[int] | None) -> Iter
             yield step.x0
 
 
-def save_each(batches: Iterator[Tensor], folder: Path) -> None:
+def save_each(batches: Iterator[Tensor], folder: Path, range: tuple[float, float] | None) -> None:
     "One PNG an image, in the size of the images: 000000.png, 000001.png, ..."
     number = 0
     for images in batches:
         folder.mkdir(parents=True, exist_ok=True)
-        for pixels in viz.to_pixels(images):
+        for pixels in viz.to_pixels(images, range):
             picture = Image.fromarray(pixels[..., 0] if images.shape[1] == 1 else pixels)
             picture.save(folder / f"{number:06d}.png")
             number += 1
@@ -116,9 +116,9 @@ def sample_command(c: SampleConfig) -> tuple[int, str]:
     labels = labels_of(c.y, denoiser.model.config.num_classes, denoiser.classes)
     out = _check_target(c, denoiser.shape)
     if c.each:
-        save_each(drawn(denoiser, c, labels), out)
+        save_each(drawn(denoiser, c, labels), out, denoiser.clip)
     else:
-        viz.save_grid(torch.cat(list(drawn(denoiser, c, labels))), out)
+        viz.save_grid(torch.cat(list(drawn(denoiser, c, labels))), out, range=denoiser.clip)
     return 0, f"{c.n} images from {c.run} are in {out}"
 
 
@@ -174,9 +174,9 @@ def _facts(folder_or_name: str) -> dict[str, str]:
 def describe_model(folder_or_name: str) -> dict[str, str]:
     "What a model is, in a few lines, with what its card says about it."
     denoiser = load_pretrained(folder_or_name)
-    channels, height, width = denoiser.shape
+    (channels, height, width), (low, high) = denoiser.shape, denoiser.clip or (-1, 1)
     lines = {"model": f"{folder_or_name}: {_network(denoiser)}",
-             "draws": f"images of {height} x {width} pixels and {channels} channel(s)"}
+             "draws": f"images of {height} x {width} pixels and {channels} channel(s), values from {low:g} to {high:g}"}
     if names := denoiser.classes or [str(label) for label in range(denoiser.model.config.num_classes or 0)]:
         lines["classes"] = _named(names)
     return lines | _facts(folder_or_name)

@@ -253,7 +253,7 @@ def _train(c: TrainConfig, state: TrainState, data, held_out, progress: bool) ->
     state.accelerator.wait_for_everyone()
     run = Run(Path(c.out), state.averaged, state.step, state.step >= c.steps, metrics.rows, data.skipped, stopped_by)
     if run.finished and state.rank == 0:
-        write_pictures(run, c)
+        write_pictures(run, c, progress=not hidden)
     return run
 
 
@@ -289,11 +289,13 @@ def draw(denoiser: Denoiser, n: int, config: TrainConfig) -> Iterator[Step]:
     return ddim_steps(guided(denoiser, config.guidance), n, steps=config.sample_steps, y=y, seed=config.seed)
 
 
-def write_pictures(run: Run, config: TrainConfig) -> None:
+def write_pictures(run: Run, config: TrainConfig, *, progress: bool = False) -> None:
     "samples.png, denoising.gif with 16 of the samples on their way from noise, and loss.png: the most precious first."
     frames = []
     with _optional("samples.png"):
-        for step in draw(run.denoiser, config.samples, config):
+        steps = draw(run.denoiser, config.samples, config)
+        for step in tqdm(steps, f"drawing {config.samples} samples", config.sample_steps, leave=False, unit="step",
+                         disable=not progress):
             frames.append(to_uint8(step.x_t[:16]))
         viz.save_grid(step.x0, run.folder / "samples.png")
         frames.append(to_uint8(step.x0[:16]))
