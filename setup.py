@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 
 here = Path(__file__).parent
 settings = ConfigParser(delimiters=["="])
@@ -10,7 +10,15 @@ settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 course, diffusers = cfg["course_requirements"].split(), cfg["diffusers_requirements"].split()
 
+
+class EditableToo(Distribution):
+    """So that `pip install -e` puts the data files into the environment too: it asks for them by this name."""
+    def has_data(self):
+        return self.has_data_files()
+
+
 setup(
+    distclass=EditableToo,
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
@@ -27,10 +35,11 @@ setup(
         "Intended Audience :: Education",
         "Intended Audience :: Science/Research",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
-        *[f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)],
+        *[f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13, 14)],
     ],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    package_data={cfg["lib_path"]: ["assets/**/*"]},
+    package_data={cfg["lib_path"]: ["__init__.pyi", "py.typed", "assets/**/*"]},
+    data_files=[("etc/jupyter/jupyter_server_config.d", ["ddpm_course/assets/jupyter/ddpm_course.json"])],
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={"course": course, "diffusers": diffusers,

@@ -10,7 +10,8 @@ import sys
 import torch
 from digit_classifier import judge
 
-from ddpm_course.app.cli import guided
+from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.run import guided
 from ddpm_course.ddim import ddim_sample
 from ddpm_course.hub import load_pretrained
 
@@ -22,7 +23,8 @@ args = parser.parse_args()
 denoiser = load_pretrained(args.run)
 classes = denoiser.model.config.num_classes
 y = torch.arange(64) % classes if classes else None
-confidence, digit = judge(ddim_sample(guided(denoiser), 64, steps=50, y=y, seed=0, progress=False))
+images = ddim_sample(guided(denoiser, TrainConfig.guidance), 64, steps=50, y=y, seed=0, progress=False)
+confidence, digit = judge(images)
 sure, seen = int((confidence >= 0.9).sum()), len(digit.unique())
 as_asked = f", {int((digit == y).sum())} are the digit that was asked for" if classes == 10 else ""
 print(f"{sure} of 64 have a confidence of 0.9 or more, {seen} of 10 digits occur{as_asked}")

@@ -5,8 +5,8 @@
     python benchmarks/train.py --device cuda --size large --switches
 
 All contestants train the same network (that of the default run, or of Ho et al. 2020 with --size large) on the bundled
-digits, without labels, with the same batch size, and take turns: in each round everyone makes `--steps` updates, so that
-a busy moment of the machine hits all of them. Reported are medians over the rounds of the time per step, and of its
+digits, without labels, with the same batch size, and take turns: in each round everyone makes `--steps` updates, so
+that a busy moment hits all of them. Reported are medians over the rounds of the time per step, and of its
 ratio to the network alone in the same round, with the standard error of that median: a machine that is shared scatters
 by more than the loops add, so it takes many short rounds to see them.
 
@@ -14,7 +14,7 @@ by more than the loops add, so it takes many short rounds to see them.
     + AdamW, EMA         the same with the optimizer's step and the average of the weights
     ours                 `training_steps`: images, levels, noise, loss, clipping, checks for numbers that are not finite
     lucidrains           `Trainer.train` of denoising-diffusion-pytorch as it is shipped, on the digits as PNG files
-    diffusers            the loop of diffusers' unconditional example with its parts (DDPMScheduler, EMAModel, accelerate)
+    diffusers            the loop of diffusers' unconditional example, its parts (DDPMScheduler, EMAModel, accelerate)
 
 The last two are left out where the library is missing. `--switches` adds ours with bf16, with contiguous memory, with
 torch.compile, and with CUDA graphs. "images" is the time that fetching a batch from memory takes, as a share of a step.
@@ -86,7 +86,7 @@ class Alone(Contestant):
         nn.functional.mse_loss(self.model(self.x, self.t), self.target).backward()
         if self.update:
             self.state.optimizer.step()
-            self.ema.update_parameters(self.state.parameters)
+            self.ema.update_parameters(self.model)
 
 
 class AsTheirs(nn.Module):

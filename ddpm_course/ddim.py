@@ -6,15 +6,15 @@
 __all__ = ['ddim_coefficients', 'ddim_steps', 'ddim_sample', 'ddim_invert', 'slerp']
 
 # %% ../nbs/09_ddim_sampling.ipynb #30e9ebed
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .ddpm import Sampling, Step, run_sampler
-from .objective import eval_mode
-from .schedules import time_pairs
+from .lib.arguments import check_number
+from .objective import AnyDenoiser, eval_mode
 
 # %% ../nbs/09_ddim_sampling.ipynb #ba8dad95
 def ddim_coefficients(now: tuple[float, float], prev: tuple[float, float], eta: float) -> tuple[float, float]:
@@ -29,57 +29,55 @@ def ddim_coefficients(now: tuple[float, float], prev: tuple[float, float], eta: 
     return s_prev * (kept + (1 - eta**2) * replaced) ** 0.5, eta * s_prev * replaced**0.5
 
 # %% ../nbs/09_ddim_sampling.ipynb #a2fbdf3c
-@torch.inference_mode()
-def ddim_steps(denoiser, noise_or_n: Tensor | int, *, steps: int, eta: float = 0.0, spacing: str = "trailing", y=None,
-               seed: int | None = None, seeds: Sequence[int] | None = None, generator: torch.Generator | None = None,
-               clip="denoiser") -> Iterator[Step]:
+@torch.no_grad()
+def ddim_steps(denoiser: AnyDenoiser, noise_or_n: Tensor | int | None = None, *, eta: float = 0.0,
+               **options) -> Iterator[Step]:
     """
     DDIM sampling (equation 9.1; Song et al. 2021, equation 12), one `Step` at a time; the last `x0` is the image.
 
-    `eta` from 0 (no fresh noise) to 1 (as much as DDPM adds). Other arguments as in `Sampling` and `time_pairs`.
+    `eta` from 0 (no fresh noise) to 1 (as much as DDPM adds). Other `options` are those of `Sampling`.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}, expected 0 to 1")
-    run = Sampling(denoiser, noise_or_n, y=y, seed=seed, seeds=seeds, generator=generator, clip=clip)
+    eta = check_number("eta", eta, 0, 1)
+    run = Sampling(denoiser, noise_or_n, **options)
     x, scales = run.x, run.schedule.scales
     with eval_mode(denoiser):
-        for t, t_prev in time_pairs(run.schedule.num_timesteps, steps, spacing, schedule=run.schedule):
-            x0 = run.guess(x, t)
+        for t, t_prev in run.moves():
+            x0, eps = run.estimate(x, t)
             yield Step(t, x, x0)
             if t_prev >= 0:
                 now, prev = scales(t), scales(t_prev)
-                old, new = ddim_coefficients(now, prev, eta)
-                (a, s), a_prev = now, prev[0]
-                x = (x0 * (a_prev - old * a / s)).add_(x, alpha=old / s)  # with eps = (x - a x0) / s, clipped or not
-                x = x.add_(run.draw(), alpha=new) if new else x
+                kept, new = ddim_coefficients(now, prev, eta)
+                a_prev, noise = prev[0], run.draw() if eta else 0.0
+                x = a_prev * x0 + kept * eps + new * noise
 
 # %% ../nbs/09_ddim_sampling.ipynb #5dba3b56
-def ddim_sample(denoiser, noise_or_n: Tensor | int, *, steps: int, progress: bool = True, **options) -> Tensor:
+def ddim_sample(denoiser: AnyDenoiser, noise_or_n: Tensor | int | None = None, *, steps: int | None = None,
+                progress: bool = True, **options) -> Tensor:
     """
-    Images (B, C, H, W) by DDIM, with exactly `steps` calls of the denoiser.
+    Images (B, C, H, W) by DDIM, with exactly `steps` calls of the denoiser (all T where None).
 
-    `noise_or_n`: noise to start from, or how many images. `options` are those of `ddim_steps`.
+    `noise_or_n`: noise to start from, or how many images. `options` are those of `ddim_steps` and `Sampling`.
     """
-    return run_sampler(ddim_steps(denoiser, noise_or_n, steps=steps, **options), steps, progress)
+    return run_sampler(ddim_steps(denoiser, noise_or_n, steps=steps, progress=progress, **options))
 
 # %% ../nbs/09_ddim_sampling.ipynb #aaf33eda
-@torch.inference_mode()
-def ddim_invert(denoiser, x0: Tensor, *, steps: int, spacing: str = "trailing", y=None,
-                progress: bool = True) -> Tensor:
+@torch.no_grad()
+def ddim_invert(denoiser: AnyDenoiser, x0: Tensor, *, steps: int | None = None, progress: bool = True,
+                **options) -> Tensor:
     """
     The noise from which DDIM with eta = 0 would (nearly) draw `x0`: the same moves, walked backwards (equation 9.8).
 
     `x0`: float (B, C, H, W) in the range of images. Returns the same shape at the noisiest level, after `steps` calls;
     nothing is clipped. Each move uses the eps of the level it leaves; the first, from the clean image, that of level 0.
+    `options`: `spacing`, `pairs` and `y` of `Sampling`.
     """
-    run = Sampling(denoiser, x0, y=y, clip=None)
-    pairs = time_pairs(run.schedule.num_timesteps, steps, spacing, schedule=run.schedule)[::-1]
+    run = Sampling(denoiser, x0, steps=steps, clip=None, **options)
     x, scales = run.x, run.schedule.scales
     with eval_mode(denoiser):
-        for t_to, t_from in tqdm(pairs, disable=not progress, leave=False, desc="inverting"):
+        for t_to, t_from in tqdm(run.pairs[::-1], disable=not progress, leave=False, desc="inverting"):
             eps = run.estimate(x, max(t_from, 0)).eps
             (a, s), (a_to, s_to) = scales(t_from), scales(t_to)
-            x = ((x - s * eps) * (a_to / a)).add_(eps, alpha=s_to)
+            x = a_to * (x - s * eps) / a + s_to * eps
     return x
 
 # %% ../nbs/09_ddim_sampling.ipynb #59b9a587

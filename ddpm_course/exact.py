@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .forward import PREDICTIONS, Denoised, NoiseSchedule, per_sample
+from .lib.arguments import check_choice, check_shape
 
 # %% ../nbs/03_exact_world.ipynb #207bafd4
 def _spread(covariances, K: int, D: int) -> tuple[Tensor | None, Tensor]:
@@ -33,26 +34,29 @@ def _spread(covariances, K: int, D: int) -> tuple[Tensor | None, Tensor]:
         raise ValueError(f"a covariance has the eigenvalue {variances.min():.4g}, expected 0 or more along every axis")
     return axes, torch.where(variances > rounding, variances, 0.0)
 
-# %% ../nbs/03_exact_world.ipynb #1527bf10
-def _parts(means, covariances, weights) -> dict[str, Tensor | None]:
-    "The checked parts of a mixture: means (K, D), weights (K,), axes and the variances along them (K, D), in float64."
-    means = torch.as_tensor(means, dtype=torch.float64)
-    if means.ndim != 2 or not means.numel() or not torch.isfinite(means).all():
-        raise ValueError(f"means have shape {tuple(means.shape)}, expected (K, D), all finite")
-    K, D = means.shape
-    weights = torch.as_tensor([1 / K] * K if weights is None else weights, dtype=torch.float64)
-    if weights.shape != (K,) or not (weights > 0).all() or not abs(weights.sum() - 1) <= 1e-6:
-        raise ValueError(f"weights are {weights.tolist()}, expected {K} positive numbers with sum 1")
-    axes, variances = _spread(covariances, K, D)
-    return dict(means=means, weights=weights / weights.sum(), axes=axes, variances=variances)
+# %% ../nbs/03_exact_world.ipynb #fab9d23b
+class GaussianMixture:
+    """
+    A distribution made of K Gaussian bells in D dimensions (equation 3.1): float64, on the CPU.
 
-# %% ../nbs/03_exact_world.ipynb #171ec3ac
-class _Bells:
-    "The bells of a mixture and its moments. `_AlongAxes` adds densities bell by bell, `GaussianMixture` the mixture."
-    dim = property(lambda self: self.means.shape[1], doc="D, the number of dimensions.")
+    `means`: (K, D). `covariances`: one variance for all, (K,) variances, or (K, D, D) matrices; variance 0 makes a
+    bell a single point. `weights`: (K,) positive, sum 1; equal where None. `ValueError` where these do not fit.
+    """
+    def __init__(self, means, covariances=1.0, weights=None):
+        self.means = torch.as_tensor(means, dtype=torch.float64)
+        if self.means.ndim != 2 or not self.means.numel() or not torch.isfinite(self.means).all():
+            raise ValueError(f"means have shape {tuple(self.means.shape)}, expected (K, D), all finite")
+        K, D = self.means.shape
+        weights = torch.as_tensor([1 / K] * K if weights is None else weights, dtype=torch.float64)
+        if weights.shape != (K,) or not (weights > 0).all() or not abs(weights.sum() - 1) <= 1e-6:
+            raise ValueError(f"weights are {weights.tolist()}, expected {K} positive numbers with sum 1")
+        self.weights = weights / weights.sum()
+        self.axes, self.variances = _spread(covariances, K, D)
 
     def __repr__(self):
-        return f"{type(self).__name__}({len(self.means)} bells in {self.dim} dimensions)"
+        return f"GaussianMixture({len(self.means)} bells in {self.dim} dimensions)"
+
+    dim = property(lambda self: self.means.shape[1], doc="D, the number of dimensions.")
 
     @property
     def covariances(self) -> Tensor:
@@ -60,6 +64,12 @@ class _Bells:
         if self.axes is None:
             return torch.diag_embed(self.variances)
         return self.axes * self.variances[:, None] @ self.axes.mT
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        "Mean (D,) and covariance (D, D) of the mixture as a whole."
+        mean = self.weights @ self.means
+        apart = self.means - mean
+        return mean, torch.einsum("k,kde->de", self.weights, self.covariances + apart[:, :, None] * apart[:, None])
 
     def _with(self, **parts):
         "A copy with other means, variances, weights or axes."
@@ -69,18 +79,21 @@ class _Bells:
 
     def component(self, k: int) -> "GaussianMixture":
         "Bell `k` alone, a mixture of one."
-        alone = {name: part if part is None else part[[k]] for name, part in vars(self).items()}
-        return self._with(**alone | {"weights": torch.ones(1, dtype=torch.float64)})
+        axes = None if self.axes is None else self.axes[[k]]
+        return self._with(means=self.means[[k]], variances=self.variances[[k]], axes=axes,
+                          weights=torch.ones(1, dtype=torch.float64))
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        "Mean (D,) and covariance (D, D) of the mixture as a whole."
-        mean = self.weights @ self.means
-        apart = self.means - mean
-        return mean, torch.einsum("k,kde->de", self.weights, self.covariances + apart[:, :, None] * apart[:, None])
+    def at(self, schedule: NoiseSchedule, t: int) -> "GaussianMixture":
+        "The distribution of x_t: again a mixture, every bell pulled in and widened (equation 3.2)."
+        signal, sigma = schedule.scales(t)
+        return self._with(means=signal * self.means, variances=signal**2 * self.variances + sigma**2)
 
-# %% ../nbs/03_exact_world.ipynb #d5870b84
-class _AlongAxes(_Bells):
-    "Distances and log densities, bell by bell, in coordinates along the axes of each."
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        "`n` independent draws: float64 (n, D)."
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.dim, dtype=torch.float64, generator=generator) * self.variances[k].sqrt()
+        return self.means[k] + (z if self.axes is None else torch.einsum("be,bde->bd", z, self.axes[k]))
+
     def _turn(self, x: Tensor) -> Tensor:
         "Vectors (B, K, D) in coordinates along the axes of their bell."
         return x if self.axes is None else torch.einsum("bkd,kde->bke", x, self.axes)
@@ -90,8 +103,7 @@ class _AlongAxes(_Bells):
 
     def _offsets(self, x: Tensor, signal=1.0, noise=0.0) -> tuple[Tensor, Tensor]:
         "For signal * draw + noise: `x` minus the mean of every bell (B, K, D) and the variances, along the axes."
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, {self.dim})")
+        check_shape("x", x, ("B", self.dim))
         total = signal**2 * self.variances + noise
         if not total.all():
             raise ValueError("a bell has variance 0, so there is no density; expected noise, as in .at(schedule, t)")
@@ -100,28 +112,6 @@ class _AlongAxes(_Bells):
     def _log_joint(self, z: Tensor, total: Tensor) -> Tensor:
         "log(weight times density) of every bell: (B, K)."
         return self.weights.log() - 0.5 * (z.square() / total + (2 * math.pi * total).log()).sum(-1)
-
-# %% ../nbs/03_exact_world.ipynb #fab9d23b
-class GaussianMixture(_AlongAxes):
-    """
-    A distribution made of K Gaussian bells in D dimensions (equation 3.1): float64, on the CPU.
-
-    `means`: (K, D). `covariances`: one variance for all, (K,) variances, or (K, D, D) matrices; variance 0 makes a
-    bell a single point. `weights`: (K,) positive, sum 1; equal where None. `ValueError` where these do not fit.
-    """
-    def __init__(self, means, covariances=1.0, weights=None):
-        vars(self).update(_parts(means, covariances, weights))
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        "`n` independent draws: float64 (n, D)."
-        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        z = torch.randn(n, self.dim, dtype=torch.float64, generator=generator) * self.variances[k].sqrt()
-        return self.means[k] + (z if self.axes is None else torch.einsum("be,bde->bd", z, self.axes[k]))
-
-    def at(self, schedule: NoiseSchedule, t: int) -> "GaussianMixture":
-        "The distribution of x_t: again a mixture, every bell pulled in and widened (equation 3.2)."
-        signal, sigma = schedule.scales(t)
-        return self._with(means=signal * self.means, variances=signal**2 * self.variances + sigma**2)
 
     def log_prob(self, x: Tensor) -> Tensor:
         "log p(x) in nats, exactly: `x` (B, D) -> float64 (B,)."
@@ -174,7 +164,7 @@ class IdealDenoiser:
     clip = None
 
     def __init__(self, mixture: GaussianMixture, schedule: NoiseSchedule, *, shape: tuple[int, ...] | None = None):
-        self.mixture, self.schedule = mixture, schedule
+        self.mixture, self.schedule, self.num_labels = mixture, schedule, len(mixture.means)
         self.shape = (mixture.dim,) if shape is None else tuple(shape)
         if math.prod(self.shape) != mixture.dim:
             raise ValueError(f"shape is {self.shape}, expected {mixture.dim} numbers, the dimension of the mixture")
@@ -211,8 +201,7 @@ def loss_floor(denoiser: IdealDenoiser, t: int, prediction: str = "eps", *, n: i
     A mean over dimensions, as in `diffusion_loss`. Exact for a mixture of one bell; otherwise a mean over `n` draws
     of x_t, with the standard error `denoiser.x0_variance(x_t, t).std() / n**0.5` before the factor of the prediction.
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction is {prediction!r}, expected one of {PREDICTIONS}")
+    check_choice("prediction", prediction, PREDICTIONS)
     if t < 0:
         raise ValueError(f"t is {t}, expected a noise level, 0 or more")
     signal, sigma = denoiser.schedule.scales(t)

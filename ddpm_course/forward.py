@@ -9,10 +9,13 @@ __all__ = ['PREDICTIONS', 'linear_beta_schedule', 'per_sample', 'Gaussian', 'Noi
 # %% ../nbs/02_forward_process.ipynb #23c0a6d1
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from .lib.arguments import check_choice, check_number
 
 # %% ../nbs/02_forward_process.ipynb #032ad8ee
 def linear_beta_schedule(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
@@ -22,8 +25,7 @@ def linear_beta_schedule(T: int = 1000, start: float = 1e-4, end: float = 0.02) 
     The factor keeps the noise at the end the same for every T (Ho et al. 2020 give the ends for T = 1000).
     `ValueError` where T < 1 or a beta would reach 1, which with the default ends happens for T of 20 and less.
     """
-    if T < 1:
-        raise ValueError(f"T is {T}, expected 1 or more")
+    T = check_number("T", T, 1, whole=True)
     start, end = start * 1000 / T, end * 1000 / T
     if not 0 < start < 1 or not 0 < end < 1:
         raise ValueError(f"linear betas from {start:.4g} to {end:.4g} (ends times 1000/T, T={T}) leave (0, 1); "
@@ -62,7 +64,7 @@ def _tables(betas: Tensor) -> dict[str, Tensor]:
 # %% ../nbs/02_forward_process.ipynb #9225dd40
 def _check_t(t: int | Tensor, like: Tensor, lowest: int = -1) -> None:
     "Refuse a `t` that would silently pick a wrong level from the table `like`: below `lowest`, or T and more."
-    if isinstance(t, bool) or not isinstance(t, (int, Tensor)):
+    if isinstance(t, bool) or not isinstance(t, (Integral, Tensor)):
         raise TypeError(f"t is {t!r}, expected an int or an int64 tensor")
     if isinstance(t, Tensor):
         if t.dtype != torch.int64 or t.ndim > 1:
@@ -71,7 +73,7 @@ def _check_t(t: int | Tensor, like: Tensor, lowest: int = -1) -> None:
             raise ValueError(f"t is on {t.device}, expected {like.device}, where the schedule is")
         if t.device.type != "cpu" or t.numel() == 0:
             return  # reading values back from a GPU would make every training step wait for it
-    low, high = (t, t) if isinstance(t, int) else (int(t.min()), int(t.max()))
+    low, high = (int(t.min()), int(t.max())) if isinstance(t, Tensor) else (t, t)
     if low < lowest or high >= len(like):
         first = "-1 (the clean image)" if lowest == -1 else "0 (the first step)"
         raise ValueError(f"t is {low if low < lowest else high}, expected {first} to {len(like) - 1}")
@@ -90,51 +92,6 @@ def per_sample(c: Tensor, x: Tensor) -> Tensor:
         raise ValueError(f"t, or the coefficient that belongs to it, has shape {tuple(c.shape)}, expected () or "
                          f"({x.shape[0]},), one for each image")
     return c.reshape(-1, *[1] * (x.ndim - 1))
-
-# %% ../nbs/02_forward_process.ipynb #241d87cb
-class _Levels(nn.Module):
-    "The tables of a noise schedule and the ways to look a level up. `NoiseSchedule` adds the distributions."
-    def __init__(self, betas: Tensor):
-        super().__init__()
-        self.exact_betas = _check_betas(betas)  # float64, on the CPU: what the schedule is saved as
-        tables = _tables(self.exact_betas)
-        for name, table in tables.items():
-            self.register_buffer(name, table.float(), persistent=False)
-        self._scales = [(a**0.5, b**0.5) for a, b in zip(tables["_alpha_bar"].tolist(),
-                                                         tables["_one_minus_alpha_bar"].tolist())]
-
-    def _apply(self, fn, recurse=True):  # follow a move to another device, but never a change of dtype
-        for name, table in self._buffers.items():
-            self._buffers[name] = table.to(fn(table).device)
-        return self
-
-    def _entry(self, t):
-        _check_t(t, self.betas)
-        return t + 1
-
-    num_timesteps = property(lambda self: len(self.betas), doc="T, the number of noise levels.")
-    alphas_cumprod = property(lambda self: self._alpha_bar[1:], doc="alpha-bar of the levels 0..T-1: (T,).")
-    alphas_cumprod_prev = property(lambda self: self._alpha_bar[:-1], doc="alpha-bar of the levels -1..T-2: (T,).")
-
-    def alpha_bar(self, t: int | Tensor) -> Tensor:
-        "alpha-bar at level `t` (equation 2.6); exactly 1 at `t = -1`. float32 of the shape of `t`."
-        return self._alpha_bar[self._entry(t)]
-
-    def one_minus_alpha_bar(self, t: int | Tensor) -> Tensor:
-        "The variance of the noise at level `t`, accurate also where alpha-bar is close to 1. float32, shape of `t`."
-        return self._one_minus_alpha_bar[self._entry(t)]
-
-    def snr(self, t: int | Tensor) -> Tensor:
-        "Signal-to-noise ratio alpha-bar / (1 - alpha-bar) at level `t`; infinite at -1. float32 of the shape of `t`."
-        return self.alpha_bar(t) / self.one_minus_alpha_bar(t)
-
-    def scales(self, t: int | Tensor) -> tuple:
-        "`(sqrt(alpha-bar), sqrt(1 - alpha-bar))` at level `t`: two double-precision floats, or float32 of its shape."
-        if type(t) is not int or not -1 <= t <= len(self._scales) - 2:  # samplers ask at every step: no call for those
-            _check_t(t, self.betas)
-        if isinstance(t, Tensor):
-            return self._alpha_bar[t + 1].sqrt(), self._one_minus_alpha_bar[t + 1].sqrt()
-        return self._scales[t + 1]
 
 # %% ../nbs/02_forward_process.ipynb #473cd15b
 @dataclass(frozen=True)
@@ -188,7 +145,7 @@ def _check_shape(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected that of {like_name}, {tuple(like.shape)}")
 
 # %% ../nbs/02_forward_process.ipynb #f333fc7b
-class NoiseSchedule(_Levels):
+class NoiseSchedule(nn.Module):
     """
     The noise schedule and the distributions of the forward process. It is the only home of the coefficients.
 
@@ -197,6 +154,50 @@ class NoiseSchedule(_Levels):
     in 0..T-1 is step t+1 of the paper, -1 the clean image; it is an int or int64 (B,). Images are (B, ...) float.
     `ValueError` for betas, `t` or shapes that do not fit, `TypeError` for a `t` that is no integer or images that are.
     """
+    def __init__(self, betas: Tensor):
+        super().__init__()
+        self.exact_betas = _check_betas(betas)  # float64, on the CPU: what the schedule is saved as
+        tables = _tables(self.exact_betas)
+        for name, table in tables.items():
+            self.register_buffer(name, table.float(), persistent=False)
+        self._scales = [(a**0.5, b**0.5) for a, b in zip(tables["_alpha_bar"].tolist(),
+                                                         tables["_one_minus_alpha_bar"].tolist())]
+
+    def _apply(self, fn, recurse=True):  # follow a move to another device, but never a change of dtype
+        for name, table in self._buffers.items():
+            self._buffers[name] = table.to(fn(table).device)
+        return self
+
+    num_timesteps = property(lambda self: len(self.betas), doc="T, the number of noise levels.")
+    alphas_cumprod = property(lambda self: self._alpha_bar[1:], doc="alpha-bar of the levels 0..T-1: (T,).")
+    alphas_cumprod_prev = property(lambda self: self._alpha_bar[:-1], doc="alpha-bar of the levels -1..T-2: (T,).")
+
+    def alpha_bar(self, t: int | Tensor) -> Tensor:
+        "alpha-bar at level `t` (equation 2.6); exactly 1 at `t = -1`. float32 of the shape of `t`."
+        _check_t(t, self.betas)
+        return self._alpha_bar[t + 1]
+
+    def one_minus_alpha_bar(self, t: int | Tensor) -> Tensor:
+        "The variance of the noise at level `t`, accurate also where alpha-bar is close to 1. float32, shape of `t`."
+        _check_t(t, self.betas)
+        return self._one_minus_alpha_bar[t + 1]
+
+    def snr(self, t: int | Tensor) -> Tensor:
+        "Signal-to-noise ratio alpha-bar / (1 - alpha-bar) at level `t`; infinite at -1. float32 of the shape of `t`."
+        return self.alpha_bar(t) / self.one_minus_alpha_bar(t)
+
+    def scales(self, t: int | Tensor) -> tuple:
+        "`(sqrt(alpha-bar), sqrt(1 - alpha-bar))` at level `t`: two double-precision floats, or float32 of its shape."
+        _check_t(t, self.betas)
+        if isinstance(t, Tensor):
+            return self._alpha_bar[t + 1].sqrt(), self._one_minus_alpha_bar[t + 1].sqrt()
+        return self._scales[t + 1]
+
+    def factors(self, t: int | Tensor, x: Tensor) -> tuple:
+        "The two `scales` of level `t`, shaped so that they multiply images `x` (B, ...)."
+        scales = self.scales(t)
+        return tuple(per_sample(c, x) for c in scales) if isinstance(t, Tensor) else scales
+
     def q_step(self, x: Tensor, t: int | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         "A draw from q(x_t | x_{t-1}) (equation 2.1): `x` at level t-1 moves to level `t`, 0..T-1. float32 or better."
         _check_t(t, self.betas, lowest=0)
@@ -210,11 +211,6 @@ class NoiseSchedule(_Levels):
         _check_shape("noise", noise, "x0", x0)
         signal, sigma = self.factors(t, x0)
         return signal * _float(x0) + sigma * _float(noise)
-
-    def factors(self, t: int | Tensor, x: Tensor) -> tuple:
-        "The two `scales` of level `t`, shaped so that they multiply images `x` (B, ...)."
-        scales = self.scales(t)
-        return tuple(per_sample(c, x) for c in scales) if isinstance(t, Tensor) else scales
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: int | Tensor) -> Gaussian:
         "q(x_{t-1} | x_t, x0) (equations 2.9, 2.10) for `t` in 0..T-1. Its variance is 0 at `t = 0`."
@@ -238,22 +234,17 @@ def prediction_target(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: int
 
     `x0`, `noise`: (B, ...). Returns the same shape, float32 or better.
     """
+    check_choice("prediction", prediction, PREDICTIONS)
     _check_shape("noise", noise, "x0", x0)
     x0, noise = _float(x0), _float(noise)
     if prediction == "eps":
         return noise
     if prediction == "x0":
         return x0
-    if prediction != "v":
-        raise ValueError(f"prediction is {prediction!r}, expected one of {PREDICTIONS}")
     signal, sigma = schedule.factors(t, x0)
     return signal * noise - sigma * x0
 
 # %% ../nbs/02_forward_process.ipynb #8b12f421
-def _less(x: Tensor, factor: float | Tensor, y: Tensor) -> Tensor:
-    "`x - factor * y`, in a single pass where the factor is a plain number."
-    return torch.sub(x, y, alpha=factor) if isinstance(factor, float) else x - factor * y
-
 def denoised_from(schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: int | Tensor, prediction: str) -> Denoised:
     """
     From one of eps, x0 and v at level `t` to the pair (x0, eps) that belongs to `x_t` (equations 2.11, 2.7 and 2.14).
@@ -261,13 +252,12 @@ def denoised_from(schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: int |
     `output`: the quantity that `prediction` names, of the shape of `x_t`. Returns float32. At zero terminal SNR `eps`
     says nothing about the image, and at `t = -1` `x0` nothing about the noise: those answers hold inf or NaN.
     """
+    check_choice("prediction", prediction, PREDICTIONS)
     _check_shape("output", output, "x_t", x_t)
     signal, sigma = schedule.factors(t, x_t)
     output, x_t = _float(output), _float(x_t)
     if prediction == "eps":
-        return Denoised(_less(x_t, sigma, output).div_(signal), output)
+        return Denoised((x_t - sigma * output) / signal, output)
     if prediction == "x0":
-        return Denoised(output, _less(x_t, signal, output).div_(sigma))
-    if prediction == "v":
-        return Denoised(_less(signal * x_t, sigma, output), _less(sigma * x_t, -signal, output))
-    raise ValueError(f"prediction is {prediction!r}, expected one of {PREDICTIONS}")
+        return Denoised(output, (x_t - signal * output) / sigma)
+    return Denoised(signal * x_t - sigma * output, sigma * x_t + signal * output)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .forward import Denoised, per_sample
+from .lib.arguments import check_number
+from .objective import AnyDenoiser
 
 # %% ../nbs/11_guidance.ipynb #640b7acd
 def _rescaled(guided: Denoised, target: Tensor, share: float, ratio: Tensor | float) -> Denoised:
@@ -34,8 +36,10 @@ class Guided(nn.Module):
         self.denoiser, self.scale, self.rescale = denoiser, scale, rescale
         self.schedule, self.shape, self.clip = denoiser.schedule, denoiser.shape, denoiser.clip
         self.self_conditioning = getattr(denoiser, "self_conditioning", False)
-        classes = getattr(getattr(getattr(denoiser, "model", None), "config", None), "num_classes", None)
-        self.num_labels = classes or getattr(denoiser, "num_labels", None)  # "no label" is no label to be guided by
+        self.variance, self.classes = getattr(denoiser, "variance", "small"), getattr(denoiser, "classes", None)
+        self.num_labels = getattr(denoiser, "num_labels", None)
+        if self.num_labels and getattr(denoiser, "null_label", False):
+            self.num_labels -= 1  # "no label" is no label to be guided by
         self.training = getattr(denoiser, "training", False)  # as the denoiser is; train() and eval() change both
 
     def forward(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev: Tensor | None = None) -> Denoised:
@@ -44,27 +48,25 @@ class Guided(nn.Module):
         extra = {} if x0_prev is None else {"x0_prev": x0_prev}
         conditional, plain = self.denoiser(x_t, t, y, **extra), self.denoiser(x_t, t, None, **extra)
         guided = Denoised(*(p + self.scale * (c - p) for c, p in zip(conditional, plain)))
-        if not self.rescale:
+        if not self.rescale or self.scale <= 1:  # up to 1 no contrast was added that could be taken back
             return guided
         return _rescaled(guided, conditional.x0, self.rescale, per_sample(self.schedule.snr(t).sqrt(), x_t))
 
 # %% ../nbs/11_guidance.ipynb #acdd00af
-def with_guidance(denoiser, scale: float, *, rescale: float = 0.0) -> Guided:
+def with_guidance(denoiser: AnyDenoiser, scale: float, rescale: float = 0.0) -> Guided:
     """
     The same denoiser, guided (equation 11.4): at scale 0 labels are ignored, at 1 followed as learned, above 1 more.
 
-    The paper's strength w is `scale - 1`. `rescale`: share, 0 to 1, of the contrast that is taken back (equation 11.5).
+    The paper's strength w is `scale - 1`. `rescale`: share, 0 to 1, of the added contrast that is taken back (equation
+    11.5); a scale of 1 or less adds none, so that scale 0 with any rescale is exactly the answer without labels.
     Each call asks the network twice, with labels and without, so give the sampler labels. `ValueError` for a scale
     below 0, a rescale outside 0..1, a denoiser that is guided already, or a model that does not know both labels and
     "no label". Sources: Ho and Salimans 2022, equation 6; Lin et al. 2024, equations 15 and 16.
     """
-    if not 0 <= scale < math.inf or not 0 <= rescale <= 1:
-        raise ValueError(f"scale is {scale} and rescale is {rescale}, expected 0 or more and 0 to 1")
+    scale, rescale = check_number("scale", scale, 0, math.inf, below=True), check_number("rescale", rescale, 0, 1)
     if isinstance(denoiser, Guided):
         raise ValueError(f"this denoiser is guided already, with scale {denoiser.scale}; expected one that is not")
-    config = getattr(getattr(denoiser, "model", None), "config", None)
-    classes, null_label = (getattr(config, name, None) for name in ("num_classes", "null_label"))
-    if config is not None and (classes is None or not null_label):
-        missing = "labels" if classes is None else "'no label' (train with label_dropout above 0)"
+    if getattr(denoiser, "null_label", None) is False:
+        missing = "labels" if denoiser.num_labels is None else "'no label' (train with label_dropout above 0)"
         raise ValueError(f"this model does not know {missing}, expected one trained with and without labels")
     return Guided(denoiser, scale, rescale)

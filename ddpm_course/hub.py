@@ -10,7 +10,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from .formats.diffusers import read_pipeline, write_pipeline
-from .formats.model_folder import WEIGHTS, checkpoints, fetch_from_hub, is_hub_id, read_model, write_model
+from .formats.hugging_face import fetch_from_hub, is_hub_id
+from .formats.model_folder import WEIGHTS, checkpoints, read_model, read_run, write_model
 from .lib.storage import MANIFEST
 from .objective import Denoiser
 
@@ -19,8 +20,9 @@ def save_pretrained(denoiser: Denoiser, folder: str | Path, *, facts: dict | Non
     """
     Write a model folder: `config.json`, `model.safetensors` and a model card, all at once or not at all.
 
-    `facts`: rows for the model card, see `model_card`. `half`: store weights as float16. `ValueError` where `folder`
-    holds anything but a model of this course, or the weights are not finite.
+    `facts`: rows for the model card, plain values by name, see `model_card`. `half`: store weights as float16. A README
+    that somebody has written or changed by hand stays. `ValueError`, before anything is written, where `folder` holds
+    anything but a model of this course, the weights are not finite, or a fact is no plain value.
     """
     write_model(denoiser, folder, facts=facts, half=half)
 
@@ -30,21 +32,25 @@ def load_pretrained(folder_or_name: str | Path, *, device="cpu", revision: str |
     A trained denoiser, in eval mode: from a model folder, a run folder (its newest checkpoint), or by name.
 
     `"digits"` is the model that comes with the package; `"user/name"` an id on the Hugging Face hub, of which
-    `revision` fixes the version. `ValueError` where there is nothing such, or the files are damaged, changed, or of
-    another architecture than they say. No code from the files is ever run.
+    `revision` fixes the version. A damaged checkpoint of a run is passed over with a warning. `ValueError` where there
+    is nothing such, or the files are damaged, changed, or of another architecture than they say. No code from the
+    files is ever run.
     """
-    folder, bundled = Path(folder_or_name), files("ddpm_course") / "assets" / "models" / str(folder_or_name)
+    name, folder = str(folder_or_name), Path(folder_or_name)
+    bundled = files("ddpm_course") / "assets" / "models" / name
     if checkpoints(folder):
-        return read_model(checkpoints(folder)[0]).to(device)
-    if (folder / MANIFEST).is_file():
-        return read_model(folder).to(device)
-    if str(folder_or_name).isidentifier() and bundled.is_dir():
+        denoiser = read_run(folder)
+    elif (folder / MANIFEST).is_file():
+        denoiser = read_model(folder)
+    elif name.isidentifier() and bundled.is_dir():
         with as_file(bundled) as path:
-            return read_model(path).to(device)
-    if is_hub_id(folder_or_name):
-        return read_model(fetch_from_hub(str(folder_or_name), [MANIFEST, WEIGHTS], revision)).to(device)
-    raise ValueError(f"model is {str(folder_or_name)!r}, expected a model folder, a run folder with checkpoints, "
-                     f"the name of a bundled model, or an id on the hub")
+            denoiser = read_model(path)
+    elif is_hub_id(name):
+        denoiser = read_model(fetch_from_hub(name, [MANIFEST, WEIGHTS], revision))
+    else:
+        raise ValueError(f"model is {name!r}, expected a model folder, a run folder with checkpoints, the name of a "
+                         f"bundled model, or an id on the hub")
+    return denoiser.to(device)
 
 # %% ../nbs/15_sharing_models.ipynb #7a0474dc
 def to_diffusers(denoiser: Denoiser, folder: str | Path, *, facts: dict | None = None) -> None:
@@ -52,7 +58,8 @@ def to_diffusers(denoiser: Denoiser, folder: str | Path, *, facts: dict | None =
     Write a folder that diffusers' `DDPMPipeline` and `DDIMPipeline` load, with a model card that shows `facts`.
 
     diffusers itself is not needed. `ValueError`, before anything is written, for what diffusers cannot express, named
-    as in `UNetConfig` (folded pixels, self-conditioning), and for a folder that holds anything else.
+    as in `UNetConfig` (folded pixels, self-conditioning), and for a folder that holds anything else. A README that
+    somebody has written or changed by hand stays.
     """
     write_pipeline(denoiser, folder, facts=facts)
 

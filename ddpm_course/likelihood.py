@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .ddpm import clipping
 from .forward import Gaussian, NoiseSchedule
-from .objective import eval_mode
+from .lib.arguments import check_choice, check_number
+from .objective import VARIANCES, AnyDenoiser, eval_mode
 
 # %% ../nbs/13_likelihood.ipynb #6f80910d
 def discretized_log_prob(gaussian: Gaussian, x: Tensor) -> Tensor:
@@ -52,36 +54,33 @@ def _reverse_variance(schedule: NoiseSchedule, t: int, variance: str) -> Tensor:
 def _nats(each: Tensor) -> Tensor:
     return each.double().flatten(1).sum(1)
 
-def _check_choice(name: str, value, allowed: Sequence) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}, expected one of {tuple(allowed)}")
-
 # %% ../nbs/13_likelihood.ipynb #a21784f4
 @torch.no_grad()
-def vlb_terms(denoiser, x0: Tensor, *, variance: str = "small", decoder: str = "discretized", y: Tensor | None = None,
+def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None, decoder: str = "discretized", y: Tensor | None = None,
               levels: Sequence[int] | None = None, noise: Tensor | None = None, clip="denoiser",
               generator: torch.Generator | None = None) -> VLBTerms:
     """
     The terms of the variational bound (equation 4.5; Ho et al. 2020, equation 5) for images `x0` (B, ...).
 
     `variance` of the model's steps: "small", the posterior's (its second value at the first step, where it is 0), or
-    "large", beta. `decoder` of L_0: "discretized" for 8-bit images in [-1, 1] (equation 13.1), "gaussian", a density,
+    "large", beta; the one that the denoiser names where None, or else "small". `decoder` of L_0: "discretized" for 8-bit images in [-1, 1] (equation 13.1), "gaussian", a density,
     for other data. `L_t` holds a column for every code level in `levels`, 1..T-1 where None, with one draw of x_t each
     (from `noise`, the same at every level, where given). `clip` as in samplers. Sum of all: the bound, in nats.
     """
-    _check_choice("variance", variance, ("small", "large"))
-    _check_choice("decoder", decoder, ("discretized", "gaussian"))
+    variance = getattr(denoiser, "variance", "small") if variance is None else variance
+    check_choice("variance", variance, VARIANCES)
+    check_choice("decoder", decoder, ("discretized", "gaussian"))
     schedule, T = denoiser.schedule, denoiser.schedule.num_timesteps
     levels = range(1, T) if levels is None else [int(t) for t in levels]
     if any(not 1 <= t < T for t in levels):
         raise ValueError(f"levels are {list(levels)}, expected code levels in 1..{T - 1}")
-    clip = denoiser.clip if clip == "denoiser" else clip
+    clip = clipping(clip, denoiser)
 
     def step(t: int) -> tuple[Gaussian, Gaussian]:
         "The posterior, and the model's step from the same x_t."
         x_t = schedule.q_sample(x0, t, noise, generator=generator)
         guess = denoiser(x_t, t, y).x0
-        guess, x_t = (guess if clip is None else guess.clamp(*clip)).double(), x_t.double()
+        guess, x_t = (guess if clip is None else clip(guess)).double(), x_t.double()
         model = Gaussian(schedule.q_posterior(guess, x_t, t).mean, _reverse_variance(schedule, t, variance))
         return schedule.q_posterior(x0.double(), x_t, t), model
 
@@ -103,7 +102,7 @@ def _cells(T: int, levels: int | None) -> tuple[Tensor, Tensor]:
     edges = torch.logspace(0, math.log10(T), levels + 1, dtype=torch.float64).round().long().unique()
     return edges[:-1], edges.diff()
 
-def bits_per_dim(denoiser, x0: Tensor, *, levels: int | None = None, generator: torch.Generator | None = None,
+def bits_per_dim(denoiser: AnyDenoiser, x0: Tensor, *, levels: int | None = None, generator: torch.Generator | None = None,
                  **options) -> Tensor:
     """
     An upper bound on -log2 p(x0) for each dimension of each image (equation 13.2): float64 (B,).
@@ -111,8 +110,8 @@ def bits_per_dim(denoiser, x0: Tensor, *, levels: int | None = None, generator: 
     `levels`: about how many of the T-1 inner levels to visit, drawn at random so that the mean is right; all where
     None. `options` are those of `vlb_terms`, among them the variance and the decoder, which change the number.
     """
-    if levels is not None and levels < 1:
-        raise ValueError(f"levels is {levels}, expected 1 or more, or None for all")
+    if levels is not None:
+        levels = check_number("levels", levels, 1, whole=True)
     first, size = _cells(denoiser.schedule.num_timesteps, levels)
     spot = torch.rand(len(first), generator=generator, device=generator.device if generator else None).cpu()
     visited = first + (spot * size).long()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'SPACINGS', 'betas_from_alpha_bar', 'cosine_beta_schedule', 'sigmoid_beta_schedule',
-           'exponential_beta_schedule', 'rescale_zero_terminal_snr', 'make_schedule', 'time_pairs']
+           'exponential_beta_schedule', 'rescale_zero_terminal_snr', 'make_schedule', 'karras_pairs', 'time_pairs']
 
 # %% ../nbs/05_schedules.ipynb #1f6d9332
 import math
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .forward import NoiseSchedule, linear_beta_schedule
+from .lib.arguments import check_choice, check_number
 
 # %% ../nbs/05_schedules.ipynb #b45fc55f
 def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float = 0.999) -> Tensor:
@@ -34,8 +35,7 @@ def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float = 0.999) -> Tensor:
 # %% ../nbs/05_schedules.ipynb #27c13ecb
 def _grid(T: int) -> Tensor:
     "0, 1/T, ..., 1 in float64: the time axis on which continuous schedules are given."
-    if T < 1:
-        raise ValueError(f"T is {T}, expected 1 or more")
+    T = check_number("T", T, 1, whole=True)
     return torch.arange(T + 1, dtype=torch.float64) / T
 
 # %% ../nbs/05_schedules.ipynb #1f2cdabf
@@ -87,19 +87,15 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
 SCHEDULES = {"linear": linear_beta_schedule, "cosine": cosine_beta_schedule, "sigmoid": sigmoid_beta_schedule,
              "exponential": exponential_beta_schedule}
 
-def make_schedule(name: str, T: int = 1000, *, zero_terminal_snr: bool = False) -> NoiseSchedule:
+def make_schedule(name: str, T: int = 1000, zero_terminal_snr: bool = False) -> NoiseSchedule:
     "The `NoiseSchedule` of `T` steps that `name` says, rescaled to end in pure noise where asked."
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule is {name!r}, expected one of {tuple(SCHEDULES)}")
-    betas = SCHEDULES[name](T)
+    betas = SCHEDULES[check_choice("schedule", name, SCHEDULES)](T)
     return NoiseSchedule(rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas)
 
 # %% ../nbs/05_schedules.ipynb #5787929b
-def _quantiles_of_log_snr(T: int, steps: int, schedule: NoiseSchedule | None) -> list[int]:
+def _quantiles_of_log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
     "The levels closest to an even division of the log-SNR range, rising."
-    schedule = make_schedule("cosine", T) if schedule is None else schedule
-    if schedule.num_timesteps != T:
-        raise ValueError(f"the schedule has {schedule.num_timesteps} steps, expected T = {T}")
+    T = schedule.num_timesteps
     log_snr = schedule.snr(torch.arange(T, device=schedule.betas.device)).log().cpu()
     pure = [T - 1] if log_snr[-1].isinf() else []  # pure noise has no place on the axis: visited, not counted
     end, n = T - 1 - len(pure), steps - len(pure)
@@ -107,16 +103,37 @@ def _quantiles_of_log_snr(T: int, steps: int, schedule: NoiseSchedule | None) ->
     return (log_snr[None, : end + 1] - wanted[:, None]).abs().argmin(1).tolist() + pure if n else pure
 
 # %% ../nbs/05_schedules.ipynb #005cfbf8
-def _spread(times: list[int], T: int) -> list[int]:
-    "Strictly rising times within 0..T-1: levels that rounding has put on top of each other are moved apart."
+def _pairs(times: list[int], T: int) -> list[tuple[int, int]]:
+    "The moves down through rising `times` in 0..T-1; times that rounding has put on top of each other move apart."
     for i in range(1, len(times)):
         times[i] = max(times[i], times[i - 1] + 1)
     for i in range(len(times)):
         times[i] = min(times[i], T - len(times) + i)
-    return times
+    return list(zip(times[::-1], times[-2::-1] + [-1]))
 
 # %% ../nbs/05_schedules.ipynb #8f164677
-SPACINGS = ("trailing", "leading", "linspace", "quadratic", "logsnr")
+def _karras_levels(schedule: NoiseSchedule, steps: int, exponent: float = 7.0, largest: float = 80.0) -> list[int]:
+    "The levels nearest to the grid of Karras et al. (2022), whose reason is told in chapter 14 (14.10), rising."
+    T = schedule.num_timesteps
+    ratios = schedule.snr(torch.arange(T, device=schedule.betas.device)).cpu().double().rsqrt()
+    low, high = ratios[0].item() ** (1 / exponent), min(ratios[-1].item(), largest) ** (1 / exponent)
+    wanted = torch.linspace(low, high, steps, dtype=torch.float64) ** exponent
+    times = torch.searchsorted((ratios[1:] * ratios[:-1]).sqrt(), wanted)  # the nearest level, in logarithms
+    return times.tolist()[:-1] + [T - 1]
+
+def karras_pairs(schedule: NoiseSchedule, steps: int, exponent: float = 7.0,
+                 largest: float = 80.0) -> list[tuple[int, int]]:
+    """
+    Moves `(t, t_prev)` as in `time_pairs`, at the levels nearest to the grid of Karras et al. (2022) (equation 14.10).
+
+    The first move leaves level T-1; the noise-to-signal ratios of the grid go from `largest`, or from the schedule's
+    own where that is smaller, to the ratio of level 0. `ValueError` where `steps` is not in 1..T.
+    """
+    steps = check_number("steps", steps, 1, schedule.num_timesteps, whole=True)
+    return _pairs(_karras_levels(schedule, steps, exponent, largest), schedule.num_timesteps)
+
+# %% ../nbs/05_schedules.ipynb #c41d7a90
+SPACINGS = ("trailing", "leading", "linspace", "quadratic", "logsnr", "karras")
 
 def time_pairs(T: int, steps: int, spacing: str = "trailing", *,
                schedule: NoiseSchedule | None = None) -> list[tuple[int, int]]:
@@ -124,20 +141,22 @@ def time_pairs(T: int, steps: int, spacing: str = "trailing", *,
     The moves of a sampler: `steps` pairs `(t, t_prev)` with falling t, each starting where the last one ended.
 
     The last `t_prev` is -1, the clean image. `spacing` says which levels are visited (table 5.2). "logsnr" divides
-    the log-SNR of `schedule` evenly (of the cosine schedule where none is given). Exactly `steps` pairs without
-    duplicates for every `steps` in 1..T; `ValueError` outside of that, or for an unknown spacing.
+    the log-SNR of `schedule` evenly, and "karras" is `karras_pairs` of it (the cosine schedule where none is given).
+    Exactly `steps` pairs without duplicates for every `steps` in 1..T; `ValueError` outside of that, for an unknown
+    spacing, or a schedule of another length.
     """
-    if not 1 <= steps <= T:
-        raise ValueError(f"steps is {steps}, expected 1 to {T}, the number of noise levels")
-    if spacing not in SPACINGS:
-        raise ValueError(f"spacing is {spacing!r}, expected one of {SPACINGS}")
-    last = max(steps - 1, 1)
-    times = {
-        "trailing": lambda: [round((i + 1) * T / steps) - 1 for i in range(steps)],
-        "leading": lambda: [i * T // steps for i in range(steps)],
-        "linspace": lambda: [round((T - 1) * i / last) if steps > 1 else T - 1 for i in range(steps)],
-        "quadratic": lambda: [round((T - 1) * (i / last) ** 2) if steps > 1 else T - 1 for i in range(steps)],
-        "logsnr": lambda: _quantiles_of_log_snr(T, steps, schedule),
-    }[spacing]()
-    times = _spread(times, T)[::-1]
-    return list(zip(times, times[1:] + [-1]))
+    T = check_number("T", T, 1, whole=True)
+    steps = check_number("steps", steps, 1, T, whole=True)
+    check_choice("spacing", spacing, SPACINGS)
+    if spacing in ("logsnr", "karras"):
+        schedule = make_schedule("cosine", T) if schedule is None else schedule
+        if schedule.num_timesteps != T:
+            raise ValueError(f"the schedule has {schedule.num_timesteps} steps, expected T = {T}")
+        return _pairs({"logsnr": _quantiles_of_log_snr, "karras": _karras_levels}[spacing](schedule, steps), T)
+    places, last = (range(steps), steps - 1) if steps > 1 else ([1], 1)  # a single step leaves the last level
+    return _pairs({
+        "trailing": [round((i + 1) * T / steps) - 1 for i in range(steps)],
+        "leading": [i * T // steps for i in range(steps)],
+        "linspace": [round((T - 1) * i / last) for i in places],
+        "quadratic": [round((T - 1) * (i / last) ** 2) for i in places],
+    }[spacing], T)

@@ -41,8 +41,8 @@ def main() -> None:
         "data": {"mnist": "MNIST's 60,000 training digits, grey, 28 x 28, in [-1, 1] (LeCun, Cortes, Burges; "
                           "CC BY-SA 3.0)"}.get(config["data"], config["data"]),
         "training": f"{training['step']:,} updates of {config['batch_size']} images, {args.hours} hours on "
-                    f"{args.machine}, {args.date}; seed {config['seed']}, learning rate {config['lr']}, EMA {config['ema']}, "
-                    f"label dropout {config['label_dropout']}",
+                    f"{args.machine}, {args.date}; seed {config['seed']}, learning rate {config['lr']}, "
+                    f"EMA {config['ema']}, label dropout {config['label_dropout']}",
         "samples": f"of {n:,} drawn by class with DDIM in 50 steps (seeds 0 to 3), {made['confident']:.1%} +- "
                    f"{error:.1%} (one standard error) are given a confidence of 0.9 or more by a digit classifier; "
                    f"of 2,000 held-out real digits {real['confident']:.1%}",

@@ -1,13 +1,42 @@
-"""Imports every module of the installed package and every name it makes public; run it outside the repository."""
+"""Imports every module of the installed package and every name it makes public; run it outside the repository.
+
+The names of the package itself are asked for before the modules that hold them are loaded, and again after: neither
+order may give something else.
+"""
 import importlib
 import pkgutil
+import sys
 
-import ddpm_course
 
-names = 0
-for module in pkgutil.walk_packages(ddpm_course.__path__, "ddpm_course."):
-    if module.name.rpartition(".")[2].startswith("_"):  # importing __main__ runs the program
-        continue
-    loaded = importlib.import_module(module.name)
-    names += len([getattr(loaded, name) for name in getattr(loaded, "__all__", vars(loaded)) if name[0] != "_"])
-print(f"ddpm_course {ddpm_course.__version__}: {names} public names import from {ddpm_course.__path__[0]}")
+def modules(package) -> list:
+    found = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+    # importing __main__ runs the program
+    return [importlib.import_module(name) for name in found if not name.rpartition(".")[2].startswith("_")]
+
+
+def start_again():
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ddpm_course"]:
+        del sys.modules[name]
+    return importlib.import_module("ddpm_course")
+
+
+def names_of(package) -> dict:
+    return {name: (type(value), value.__name__) for name in package.__all__ for value in [getattr(package, name)]}
+
+
+def main() -> None:
+    package = start_again()
+    first = names_of(package)
+    loaded = modules(package)
+    assert names_of(package) == first, "a module took the place of a public name"
+    inside = sum(len([getattr(module, name) for name in getattr(module, "__all__", [])]) for module in loaded)
+
+    package = start_again()
+    modules(package)
+    assert names_of(package) == first, "the public names differ when the modules are loaded first"
+    print(f"ddpm_course {package.__version__}: {len(first)} public names and {inside} of the chapters import from "
+          f"{package.__path__[0]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -69,7 +69,7 @@ def main(paths: list[str]) -> None:
     os.environ.update(TQDM_DISABLE="1", PYTHONHASHSEED="0")
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     chapters = [Path(p) for p in paths] or sorted(
-        p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
+        p for p in (ROOT / "nbs").rglob("*.ipynb") if p.name[0] != "_" and ".ipynb_checkpoints" not in p.parts)
     chapters = [p for p in chapters if p.resolve() != LEDGER]
     with tempfile.TemporaryDirectory() as fresh:
         os.environ["DDPM_COURSE_LEDGER"] = fresh

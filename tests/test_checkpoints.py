@@ -53,10 +53,10 @@ def test_a_run_goes_on_to_the_last_bit_with_dropout_and_labels(data, tmp_path, p
     shutil.rmtree(checkpoints(config.out)[0])  # as if it had been killed before the last one
     state = new_state(config, 10)
     resume_from(state, config)
-    assert (state.step, state.ema.n) == (3, 3)
+    assert (state.step, state.ema.n_averaged) == (3, 3)
     go(state, config, data, save_at=(5,))
     assert_same(everything(config.out), expected)
-    assert (state.step, state.ema.n) == (whole.step, whole.ema.n) == (5, 5)
+    assert (state.step, state.ema.n_averaged) == (whole.step, whole.ema.n_averaged) == (5, 5)
     assert state.scaler.state_dict() == whole.scaler.state_dict()
     if precision == "fp16":
         saved = json.loads(read_verified(checkpoints(config.out)[1], "training.json"))["scaler"]
@@ -112,13 +112,6 @@ def test_a_disk_that_is_full_does_no_harm_to_the_checkpoint_of_the_same_update(f
         save_checkpoint(state, config)
     assert [p.name[-1] for p in checkpoints(config.out)] == ["5", "4", "2"]
     assert_same(everything(config.out), before)
-
-
-def test_a_state_that_diverged_forgets_it_when_it_goes_on_from_a_checkpoint(five):
-    state, config, _ = five
-    state.first_bad.fill_(4)
-    resume_from(state, config)
-    assert state.first_bad == -1
 
 
 def test_a_run_without_checkpoints_has_no_best_one_and_starts_anew(tmp_path):

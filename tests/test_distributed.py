@@ -26,7 +26,8 @@ SCRIPT = """
 import builtins, dataclasses, json, os, signal, sys
 import torch
 from safetensors.torch import load_file, save_file
-from ddpm_course import train as module
+from ddpm_course.app import images, processes, run as module
+from ddpm_course import training
 from ddpm_course.app.config import TrainConfig
 from ddpm_course.app.run import train
 from ddpm_course.lib.images import UnreadableImage
@@ -57,6 +58,8 @@ def not_in_the_run(real):
     return call
 
 module._checkpoint, module.training_steps = spy, interrupted
+if rank == 1:
+    images.load_images = None  # the first process reads them for both
 config = TrainConfig(**options)
 if rank == 1:
     builtins.open, os.replace, os.mkdir, os.rmdir = map(not_in_the_run, (open, os.replace, os.mkdir, os.rmdir))
@@ -71,13 +74,13 @@ for name, tensor in load_file(f"{config.out}/checkpoints/step-00000012/training.
     assert tensor.equal(load_file(f"{folder}/streamed/checkpoints/step-00000012/training.safetensors")[name]), name
 
 # an image that one of the two cannot read any more: both stop, and what was trained is saved
-read = module.batches
+read = processes.batches
 def unreadable(data, indices, workers=0):
     for n, batch in enumerate(read(data, indices, workers=workers)):
         if rank == 1 and n == 8:
             raise UnreadableImage("somewhere/7.png could be read before and cannot be read now")
         yield batch
-module.batches = unreadable
+processes.batches = unreadable
 try:
     train(dataclasses.replace(config, out=f"{folder}/unreadable", memory=0, workers=0), progress=False)
 except UnreadableImage as error:
@@ -85,17 +88,18 @@ except UnreadableImage as error:
     assert "; the 8 updates until then are saved in" in str(error), error
 else:
     raise AssertionError("nobody noticed the image")
-module.batches = read
+processes.batches = read
 
 # a picture with a NaN in the half of one rank, at update 7: both stop, with weights that it has not touched
-update = module.train_step
+update = training.train_step
 def spoiled(state, batch, config):
     if rank == 1 and state.step == 7:
         batch[0][0, 0, 0, 0] = float("nan")
-    loss = update(state, batch, config)
-    spoiled.states.append([p.detach().clone() for p in state.denoiser.model.parameters()])
-    return loss
-spoiled.states, module.train_step = [], spoiled
+    try:
+        return update(state, batch, config)
+    finally:
+        spoiled.states.append([p.detach().clone() for p in state.denoiser.model.parameters()])
+spoiled.states, training.train_step = [], spoiled
 try:
     train(dataclasses.replace(config, out=f"{folder}/spoiled", log_every=2), progress=False)
 except FloatingPointError as error:

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import shutil
 import time
+import warnings
 from unittest import mock
 
 import numpy as np
@@ -211,6 +213,19 @@ def assert_ends_alike(run, whole):
     assert not [p for p in run.rglob("*") if p.name.startswith(".")]
 
 
+def ended_with(call, error, told):
+    "What a run said that met `error` once: the `OSError` it raised, or the warning about what it went on without."
+    try:
+        call()
+        said = str(told[0].message) if told else "nothing is said"
+        assert len(told) <= 1 and (os.strerror(error) in said or not told)
+    except OSError as caught:
+        said = str(caught)
+        assert caught.errno == error and not told
+    assert re.search(r": '.*run|nothing is said", said), said  # a file is named
+    return said
+
+
 ERRORS = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 
 
@@ -224,19 +239,25 @@ def test_a_disk_that_refuses_at_any_moment(quick, pictures, tmp_path, error):
         quick([1, 2], [0.5, 0.4], tmp_path / "real.png")
         plot_quickly([1, 2], [0.5, 0.4], tmp_path / "quick.png")
     assert plots.count in (2 * 3, 2 * 4)  # what stands for a plot writes as the plot does; Windows flushes no folders
+    ends = []
     for fatal in range(faults.count):
         out = tmp_path / "run"
-        with Faults(fatal, error), pytest.raises(OSError, match=r": '.*run") as caught:  # a file is named
-            train(TrainConfig(**options, out=str(out)), progress=False)
-        assert caught.value.errno == error
+        with Faults(fatal, error), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            said = ended_with(lambda: train(TrainConfig(**options, out=str(out)), progress=False), error, told)
+        ends.append(said.partition(":")[0])
         there = assert_nothing_is_half_written(out)
-        what, could_not, kept = str(caught.value).partition("could not be written")
+        what, could_not, kept = said.partition("could not be written")
         if could_not:  # the message names what is kept; the new one may be there, but its name was not flushed
             assert [name for name in there if name not in what] == [name for name in there if name in kept]
             assert ("none" in kept) == ("step-00000001" in what)
         go({**options, "out": str(out)})  # once the disk is well again
         assert_ends_alike(out, tmp_path / "whole")
         shutil.rmtree(out)
+    assert ends.count("nothing is said") == 1  # who holds the lock is noted for people only
+    optional = {f"{what} failed, and the run goes on without" for what in (
+        "a line of metrics.jsonl", "a preview", "samples.png", "denoising.gif", "loss.png")}
+    assert optional <= set(ends)
 
 
 @ERRORS
@@ -254,10 +275,12 @@ def test_a_disk_that_refuses_a_run_that_is_resumed(quick, pictures, tmp_path, er
         out = tmp_path / "run"
         shutil.copytree(tmp_path / "begun", out)
         capsys.readouterr()
-        with Faults(fatal, error):
-            assert main([*resume, str(out)]) == 1
-        said = capsys.readouterr()
-        assert said.err.count("\n") == 1 and os.strerror(error) in said.err and str(out) in said.err, said
+        with Faults(fatal, error), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            code = main([*resume, str(out)])
+        said = capsys.readouterr().err + "".join(f"{w.message}\n" for w in told)
+        assert code == (0 if told or not said else 1)
+        assert not said or said.count("\n") == 1 and os.strerror(error) in said and str(out) in said, said
         assert len(assert_nothing_is_half_written(out)) >= 2
         assert main([*resume, str(out)]) == 0
         assert_ends_alike(out, tmp_path / "whole")
@@ -265,26 +288,25 @@ def test_a_disk_that_refuses_a_run_that_is_resumed(quick, pictures, tmp_path, er
 
 
 @ERRORS
-def test_a_line_of_the_log_that_cannot_be_written_costs_no_update(quick, pictures, tmp_path, error, capsys):
+def test_a_line_of_the_log_that_cannot_be_written_costs_nothing(quick, pictures, tmp_path, error):
     options = {**TINY, "data": str(pictures), "out": str(tmp_path / "run"), "steps": 9, "log_every": 2, "save_every": 8}
-    real, lines = run_module.append_line, []
+    real, refused = run_module.append_line, []
 
     def refuse(path, line):
-        lines.append(line)
-        if len(lines) == 3:  # after update 6, long before the first checkpoint is due
+        if json.loads(line)["step"] == 6:
+            refused.append(line)
+            real(path, line[:9])  # a part of it was written
             raise OSError(error, os.strerror(error), str(path))
         real(path, line)
-    with mock.patch.object(run_module, "append_line", refuse), pytest.raises(OSError) as caught:
-        train(TrainConfig(**options), progress=False)
-    assert "the 6 updates until then are saved in" in str(caught.value) and "metrics.jsonl" in str(caught.value)
-    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-00000006"]
-    go(options)
-    assert checkpoints(tmp_path / "run")[0].name == "step-00000009"
+    with (mock.patch.object(run_module, "append_line", refuse),
+          pytest.warns(UserWarning, match="a line of metrics.jsonl failed, and the run goes on")):
+        assert train(TrainConfig(**options), progress=False).finished
+    assert len(refused) == 1 and [row["step"] for row in read_metrics(tmp_path / "run")] == [2, 4, 6, 8, 9]
 
 
 def test_damaged_files_end_in_an_error_or_in_the_right_weights(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_module.viz, "plot_loss", lambda steps, losses, path: None)
-    monkeypatch.setattr(run_module, "write_pictures", lambda *args: None)
+    monkeypatch.setattr(run_module, "write_pictures", lambda *args, **options: None)
     for name in ("whole", "begun"):
         train(config(pictures, tmp_path / name, steps=3, keep=3), progress=False)
     shutil.rmtree(checkpoints(tmp_path / "begun")[0])  # as if stopped after step 2
@@ -369,7 +391,7 @@ def test_another_configuration_is_refused_and_the_fields_are_named(pictures, tmp
     out = tmp_path / "run"
     train(config(pictures, out, steps=2), progress=False)
     before = everything(out)
-    for change in (["--steps", "5", "--lr", "0.5"], ["--seed", "1"], ["--flip"], ["--precision", "bf16"],
+    for change in (["--warmup", "5", "--lr", "0.5"], ["--seed", "1"], ["--flip"], ["--precision", "bf16"],
                    ["--holdout", "0"]):
         assert main(["train", "--resume", "--out", str(out), *change]) == 2
         said = capsys.readouterr().err
@@ -445,7 +467,8 @@ def test_a_tracker_is_given_the_configuration_and_each_line_of_the_metrics(pictu
     train(config(pictures, tmp_path / "untold", steps=2), progress=False)
     assert not told
     run = train(config(pictures, tmp_path / "run", steps=2, tracker="wandb"), progress=False)
-    assert told[0]["steps"] == "2" and told[1:] == [*run.metrics, "finished"] and len(run.metrics) == 2
+    assert told[0]["steps"] == 2 and told[0]["lr"] == 1e-3  # numbers as numbers
+    assert told[1:] == [*run.metrics, "finished"] and len(run.metrics) == 2
 
 
 def test_a_tracker_is_told_of_the_end_also_where_it_is_a_bad_one(pictures, tmp_path, monkeypatch):
@@ -462,7 +485,8 @@ def test_a_tracker_is_told_of_the_end_also_where_it_is_a_bad_one(pictures, tmp_p
 
         def finish(self):
             finished.append(True)
-    monkeypatch.setattr(processes_module, "Accelerator", lambda log_with=None, **options: real(log_with=Spy(), **options))
+    monkeypatch.setattr(processes_module, "Accelerator",
+                        lambda log_with=None, **options: real(log_with=Spy(), **options))
     monkeypatch.setattr(run_module, "validation_loss", lambda *args: float("nan"))
     with pytest.raises(FloatingPointError):
         train(config(pictures, tmp_path / "run", steps=2, tracker="wandb"), progress=False)

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpm_course.app.cli import SampleConfig, main
+from ddpm_course.app.cli import main
+from ddpm_course.app.options import SampleConfig
 from ddpm_course.ddim import ddim_sample
 from ddpm_course.guidance import with_guidance
 from ddpm_course.hub import load_pretrained

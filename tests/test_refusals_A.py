@@ -42,7 +42,7 @@ def test_data():
 
 
 def test_forward():
-    refused(lambda: linear_beta_schedule(0), ValueError, "T is 0, expected 1 or more")
+    refused(lambda: linear_beta_schedule(0), ValueError, "T is 0, expected a whole number of 1 or more")
     refused(lambda: linear_beta_schedule(20), ValueError, "T=20) leave (0, 1); take more steps")
     for bad, words in (([0.1, 0.0], "betas[1] is 0,"), ([0.1, 1.2], "betas[1] is 1.2,"), ([1.0, 0.1], "betas[0] is 1,"),
                        ([0.1, -0.1], "betas[1] is -0.1,"), ([[0.1]], "shape (1, 1)"), ([], "shape (0,)"),
@@ -177,13 +177,13 @@ def test_objective():
                            ({"levels": [0]}, "levels are [0], expected code levels in 1..24"),
                            ({"levels": [25]}, "levels are [25], expected code levels in 1..24")):
         refused(lambda: vlb_terms(denoiser, images, **options), ValueError, words)
-    refused(lambda: bits_per_dim(denoiser, images, levels=0), ValueError, "levels is 0, expected 1 or more")
+    refused(lambda: bits_per_dim(denoiser, images, levels=0), ValueError, "levels is 0, expected a whole number of 1 or more")
     refused(lambda: bits_per_dim(denoiser, images - 0.001), ValueError, "off the grid")
 
 
 def test_schedules():
     refused(lambda: exponential_beta_schedule(20), ValueError, "take more steps")
-    refused(lambda: _grid(0), ValueError, "T is 0, expected 1 or more")
+    refused(lambda: _grid(0), ValueError, "T is 0, expected a whole number of 1 or more")
     for bad, words in (([0.9, 0.5], "expected (T+1,) starting with 1"),
                        ([[1.0, 0.5]], "shape (1, 2)"), ([1.0], "shape (1,)"),
                        ([1.0, 0.5, 0.5], "from 0.5 to 0.5 at step 1"), ([1.0, 0.5, -0.1], "to -0.1 at step 1"),
@@ -193,7 +193,7 @@ def test_schedules():
     refused(lambda: rescale_zero_terminal_snr(torch.tensor([0.1, 2.0])), ValueError, "betas[1] is 2, expected")
     refused(lambda: make_schedule("cosin"), ValueError, "schedule is 'cosin', expected one of ('linear', 'cosine'")
     for steps in (0, 101):
-        refused(lambda: time_pairs(100, steps), ValueError, f"steps is {steps}, expected 1 to 100")
+        refused(lambda: time_pairs(100, steps), ValueError, f"steps is {steps}, expected a whole number from 1 to 100")
     refused(lambda: time_pairs(100, 10, "uniform"), ValueError, "spacing is 'uniform', expected one of")
     refused(lambda: time_pairs(100, 10, "logsnr", schedule=make_schedule("linear")), ValueError,
             "the schedule has 1000 steps, expected T = 100")

@@ -139,7 +139,7 @@ def test_objective():
 
 def test_ddpm():
     for bad, kind, words in [
-        (dict(noise_or_n=0), ValueError, "n is 0, expected 1 image or more"),
+        (dict(noise_or_n=0), ValueError, "noise_or_n is 0, expected a whole number of 1 or more"),
         (dict(noise_or_n=-3), ValueError, "n is -3"),
         (dict(noise_or_n=torch.zeros(2, 1, 4, 5)), ValueError, "of shape (2, 1, 4, 5)"),
         (dict(noise_or_n=torch.zeros(2, 1, 4, 4).long()), ValueError, "noise is torch.int64"),
@@ -149,7 +149,7 @@ def test_ddpm():
         (dict(seeds=[1]), ValueError, "1 seeds for 2 images"),
         (dict(steps=0), ValueError, "steps is 0"),
         (dict(steps=1001), ValueError, "steps is 1001"),
-        (dict(variance="medium"), ValueError, "variance is 'medium', expected 'small' or 'large'"),
+        (dict(variance="medium"), ValueError, "variance is 'medium', expected one of ('small', 'large')"),
         (dict(spacing="odd"), ValueError, "'odd'"),
         (dict(y=[1, 2, 3]), ValueError, "2 images"),
         (dict(y=0.5), ValueError, "whole number"),
@@ -216,8 +216,8 @@ def test_guidance():
         (dict(num_classes=10, null_label=False), "does not know 'no label'"),
         (dict(sample_size=28), "does not know labels"),  # a network of another library
     ]:
-        network = SimpleNamespace(config=SimpleNamespace(**config))
-        refused(lambda: with_guidance(SimpleNamespace(model=network), 2), ValueError, words)
+        denoiser = Denoiser(SimpleNamespace(config=SimpleNamespace(**config)), SCHEDULE, shape=(1, 8, 8))
+        refused(lambda: with_guidance(denoiser, 2), ValueError, words)
 
 
 def test_solvers():

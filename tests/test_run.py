@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from ddpm_course.app import processes as processes_module
-from ddpm_course.app import run as run_module
 from ddpm_course.app.config import TrainConfig
 from ddpm_course.app.run import DATA, draw, load_data, read_metrics, train
 from ddpm_course.data import ImageDataset, load_digits
@@ -63,7 +62,7 @@ def test_what_a_run_leaves_in_its_folder(whole):
 
 
 def test_previews_show_the_averaged_weights_from_the_same_noise_each_time(whole, tmp_path):
-    late, early = ([*draw(load_pretrained(folder), lambda denoiser: denoiser, 4, TINY)]
+    late, early = ([*draw(load_pretrained(folder), 4, TINY)]
                    for folder in checkpoints(whole.folder))
     assert torch.equal(early[0].x_t, late[0].x_t) and not torch.equal(early[-1].x0, late[-1].x0)
     for steps, picture in ((early, "previews/step-00000003.png"), (late, "samples.png")):
@@ -78,7 +77,7 @@ def test_a_line_of_the_metrics_that_a_crash_cut_off_is_left_out(whole, tmp_path)
     assert read_metrics(tmp_path) == whole.metrics
 
 
-def test_the_update_in_progress_ends_and_is_saved_when_a_signal_comes(tmp_path, monkeypatch):
+def test_the_update_in_progress_ends_and_is_saved_when_a_signal_comes(tmp_path):
     digits = load_digits()
 
     class PressCtrlC(ImageDataset):
@@ -90,9 +89,8 @@ def test_the_update_in_progress_ends_and_is_saved_when_a_signal_comes(tmp_path, 
         def to(self, device):
             return self
     pressed = PressCtrlC(digits.images, digits.labels, digits.classes)
-    monkeypatch.setattr(run_module, "load_data", lambda config: (pressed, None))
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    run = train(dataclasses.replace(TINY, out=str(tmp_path / "run")), progress=False)
+    run = train(dataclasses.replace(TINY, out=str(tmp_path / "run"), validation=0), data=pressed, progress=False)
     assert (run.finished, run.step, run.stopped_by) == (False, 2, signal.SIGINT)
     assert [p.name for p in checkpoints(run.folder)] == ["step-00000002"]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -3,18 +3,21 @@ import dataclasses
 import math
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
 from ddpm_course import ddpm
+from ddpm_course.ddim import ddim_sample, ddim_steps
 from ddpm_course.ddpm import as_labels, ddpm_sample, ddpm_steps, noise_source
 from ddpm_course.exact import GaussianMixture, IdealDenoiser
 from ddpm_course.forward import PREDICTIONS, Denoised, NoiseSchedule, linear_beta_schedule, prediction_target
 from ddpm_course.hub import load_pretrained
 from ddpm_course.objective import Denoiser, eval_mode
-from ddpm_course.schedules import make_schedule, time_pairs
+from ddpm_course.schedules import SPACINGS, make_schedule, time_pairs
+from ddpm_course.solvers import dpmpp_sample, dpmpp_steps, heun_sample, heun_steps, plms_sample, plms_steps
 from ddpm_course.unet import UNet, UNetConfig
 
 SCHEDULE = NoiseSchedule(linear_beta_schedule())
@@ -67,6 +70,98 @@ def test_a_walk_starts_at_the_given_noise_and_visits_the_levels_of_the_grid():
 
 def test_all_levels_are_visited_by_default():
     assert len(list(ddpm_steps(IdealDenoiser(SMALL_WORLD.mixture, make_schedule("cosine", 10)), 1, seed=0))) == 10
+
+
+SAMPLERS = {"ddpm": (ddpm_sample, ddpm_steps), "ddim": (ddim_sample, ddim_steps), "heun": (heun_sample, heun_steps),
+            "plms": (plms_sample, plms_steps), "dpmpp": (dpmpp_sample, dpmpp_steps)}
+
+
+@pytest.fixture(params=SAMPLERS)
+def sampler(request):
+    "Each sampler, as one call and as steps, without a bar."
+    sample, steps = SAMPLERS[request.param]
+    return (lambda *args, **how: sample(*args, **{"progress": False, "seed": 0, **how}),
+            lambda *args, **how: list(steps(*args, **{"seed": 0, **how})))
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_steps_and_spacing_are_a_short_way_to_say_pairs(sampler, spacing):
+    sample, walk = sampler
+    pairs = time_pairs(1000, 6, spacing, schedule=SCHEDULE)
+    assert [step.t for step in walk(SMALL_WORLD, START, steps=6, spacing=spacing)] == [t for t, _ in pairs]
+    assert torch.equal(sample(SMALL_WORLD, START, pairs=pairs),
+                       sample(SMALL_WORLD, START, steps=6, spacing=spacing))
+
+
+def test_any_falling_pairs_will_do(sampler):
+    _, walk = sampler
+    assert [step.t for step in walk(SMALL_WORLD, 2, pairs=((900, 500), (500, 3), (3, -1)))] == [900, 500, 3]
+    assert len(walk(SMALL_WORLD, 2, pairs=iter([(7, -1)]), steps=1)) == 1
+
+
+@pytest.mark.parametrize("pairs, words", [
+    ([(10, 20), (20, -1)], r"pairs\[0\] is \(10, 20\), expected a move to a lower level"),
+    ([(900, 500), (400, -1)], r"pairs\[1\] is \(400, -1\), expected .* where the last one ended, 500"),
+    ([(900, 500)], r"pairs end at \[500\], expected a last move to -1"),
+    ([], "pairs end at .*expected a last move to -1"),
+    ([(1000, -1)], "a level in pairs is 1000, expected a whole number from -1 to 999"),
+    ([(9.5, -1)], "a level in pairs is 9.5, expected a whole number"),
+])
+def test_pairs_that_lead_nowhere(sampler, pairs, words):
+    with pytest.raises(ValueError, match=words):
+        sampler[0](SMALL_WORLD, 2, pairs=pairs)
+
+
+def test_pairs_beside_another_number_of_steps(sampler):
+    with pytest.raises(ValueError, match="steps is 5, expected one of"):
+        sampler[0](SMALL_WORLD, 2, pairs=[(7, -1)], steps=5)
+
+
+def test_a_walk_that_starts_at_a_level_makes_the_moves_from_there_on(sampler):
+    sample, walk = sampler
+    moves = [t for t, _ in time_pairs(1000, 10)]
+    for t, levels in ((399, [399, 299, 199, 99]), (999, moves), (0, [0]), (350, [350, 299, 199, 99]),
+                      (np.int64(99), [99])):
+        steps = walk(SMALL_WORLD, start=(START, t), steps=10, spacing="trailing")
+        assert [step.t for step in steps] == levels and torch.equal(steps[0].x_t, START)
+    steps = walk(SMALL_WORLD, start=(START, 950), steps=10, spacing="leading")  # whose first level is 900
+    assert [step.t for step in steps][:2] == [950, 800]
+    assert torch.equal(sample(SMALL_WORLD, 2, start=(START, 399), steps=10),
+                       sample(SMALL_WORLD, None, start=(START, 399), steps=10))
+
+
+def test_from_a_low_level_the_image_comes_back_and_from_a_high_one_it_is_a_new_one(sampler):
+    "Pictures edited by SDEdit (Meng et al. 2022) stay closer to what they were, the lower the level."
+    image = SMALL_WORLD.mixture.sample(64, generator=torch.Generator().manual_seed(0)).float().view(64, 1, 4, 4)
+    noised = lambda t: SCHEDULE.q_sample(image, t, generator=torch.Generator().manual_seed(1))
+    moved = [(sampler[0](SMALL_WORLD, start=(noised(t), t), steps=20) - image).square().mean().item()
+             for t in (5, 100, 900)]
+    assert moved[0] < 0.01 and moved[0] < moved[1] < moved[2] and moved[2] > 0.1
+
+
+def test_where_a_sampler_is_left_it_can_be_taken_up():
+    whole = list(ddim_steps(SMALL_WORLD, START, steps=10))
+    rest = list(ddim_steps(SMALL_WORLD, start=(whole[4].x_t, whole[4].t), steps=10))
+    assert all(torch.equal(a.x_t, b.x_t) for a, b in zip(whole[4:], rest, strict=True))
+
+
+@pytest.mark.parametrize("bad, words", [
+    (dict(start=(START, -1)), "the level to start from is -1, expected a whole number from 0 to 999"),
+    (dict(start=(START, 1000)), "the level to start from is 1000, expected"),
+    (dict(start=(START, 0.5)), "the level to start from is 0.5, expected"),
+    (dict(start=(START[:, :, 1:], 5)), r"start is torch.float32 of shape \(2, 1, 3, 4\)"),
+    (dict(start=(START.long(), 5)), "start is torch.int64"),
+    (dict(start=(START, 5), noise_or_n=3), "noise_or_n beside start is 3, expected"),
+    (dict(start=(START, 5), noise_or_n=2 * START), "noise_or_n beside start is"),
+])
+def test_a_start_that_does_not_fit(sampler, bad, words):
+    with pytest.raises(ValueError, match=words):
+        sampler[0](SMALL_WORLD, **{"steps": 4, **bad})
+
+
+def test_an_option_that_nobody_knows_is_named(sampler):
+    with pytest.raises(TypeError, match="stesp"):
+        sampler[0](SMALL_WORLD, 2, stesp=4)
 
 
 def test_the_number_of_images_may_be_a_tensor():
@@ -176,9 +271,9 @@ def test_a_denoiser_that_is_no_torch_module_but_can_train():
     assert wrapped.training
 
 
-def test_inference_mode_does_not_leak_out_of_a_walk(net):
+def test_no_grad_does_not_leak_out_of_a_walk(net):
     for step in ddpm_steps(net, 2, steps=3, y=1, seed=0):
-        assert step.x_t.is_inference() and not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled() and not step.x0.requires_grad
 
 
 # precision, memory, what is handed on, and the bar
@@ -231,7 +326,7 @@ def test_with_self_conditioning_each_call_is_told_the_guess_before():
 
 def test_the_progress_bar_counts_the_steps_and_can_be_left_out(monkeypatch):
     bars = []
-    monkeypatch.setattr(ddpm, "tqdm", lambda steps, **options: bars.append(options) or steps)
+    monkeypatch.setattr(ddpm, "tqdm", lambda pairs, **options: bars.append((len(pairs), options)) or pairs)
     ddpm_sample(SMALL_WORLD, 1, steps=7)
     ddpm_sample(SMALL_WORLD, 1, steps=2, progress=False)
-    assert bars == [dict(total=n, disable=off, leave=False, desc="sampling") for n, off in ((7, False), (2, True))]
+    assert bars == [(n, dict(disable=off, leave=False, desc="sampling")) for n, off in ((7, False), (2, True))]

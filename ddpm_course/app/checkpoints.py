@@ -13,17 +13,23 @@ import torch
 from torch import Tensor
 
 from ..formats.model_folder import checkpoints, write_model
-from ..lib.storage import check_tensors, read_verified, tensors_from_bytes, tensors_to_bytes
-from ..training import TrainState, check_finite
-from .config import TrainConfig, check_same
+from ..lib.storage import check_tensors, read_verified, tensors_from_bytes, tensors_to_bytes, write_folder
+from ..training import TrainState
+from ..unet import UNet
+from .config import TrainConfig, check_same, without_folders
 
 TRAINING = ("model.safetensors", "training.safetensors", "training.json")
+
+
+def _trained(state: TrainState) -> list[tuple[str, torch.nn.Parameter]]:
+    "The parameters that the optimizer moves, by name: a network of the user's own may hold others still."
+    return [(name, p) for name, p in state.denoiser.model.named_parameters() if p.requires_grad]
 
 
 def _training_tensors(state: TrainState) -> dict[str, Tensor]:
     "The weights as they are (not averaged), the optimizer's two moments of each, and how often it was used."
     tensors = {f"model.{name}": p for name, p in state.denoiser.model.state_dict().items()}
-    for name, p in state.denoiser.model.named_parameters():
+    for name, p in _trained(state):
         moments = state.optimizer.state[p]
         tensors |= {f"exp_avg.{name}": moments["exp_avg"], f"exp_avg_sq.{name}": moments["exp_avg_sq"]}
     return tensors | {"updates": moments["step"]}
@@ -33,13 +39,14 @@ def _facts(state: TrainState, config: TrainConfig, validation: float | None) -> 
     "The rest of the state, and what exact resumption depends on besides."
     environment = {"torch": torch.__version__, "python": platform.python_version(), "device": str(state.device),
                    "threads": torch.get_num_threads(), "processes": state.ranks}
-    return {"step": state.step, "config": dataclasses.asdict(config), "scaler": state.scaler.state_dict(),
-            "validation_loss": validation, "environment": environment}
+    return {"step": state.step, "config": without_folders(dataclasses.asdict(config)),
+            "network": type(state.denoiser.model).__name__, "continued": state.continued,
+            "scaler": state.scaler.state_dict(), "validation_loss": validation, "environment": environment}
 
 
 def is_whole(checkpoint: str | Path) -> bool:
-    "Whether every file of a checkpoint is there and as it was written."
-    with contextlib.suppress(ValueError):
+    "Whether every file of a checkpoint is there, can be read, and is as it was written."
+    with contextlib.suppress(ValueError, OSError):
         return all(read_verified(checkpoint, name) for name in TRAINING)
     return False
 
@@ -48,20 +55,27 @@ def save_checkpoint(state: TrainState, config: TrainConfig, validation: float | 
     """
     Write a checkpoint, itself a model folder with the averaged weights, and then drop those that are not kept.
 
-    `FloatingPointError` where the training has diverged, `OSError` where the disk refuses: older ones are untouched.
+    The network of chapter 07 makes it a model folder; of one of the user's own it holds the weights. `OSError` where
+    the disk refuses: older ones are untouched.
     """
-    check_finite(state, config)
     folder = Path(config.out) / "checkpoints" / f"step-{state.step:08d}"
     if not state.optimizer.state:
         raise ValueError("no update has been made yet, expected one or more before a checkpoint")
-    facts = {"data": config.data, "training": f"{state.step} updates of {config.batch_size} images, seed {config.seed}"}
     if folder.exists() and not is_whole(folder):  # it was passed over when the run was resumed
         shutil.rmtree(folder)
     training, older = _facts(state, config, validation), [p.name for p in checkpoints(config.out)]
+    files = {"training.safetensors": tensors_to_bytes(_training_tensors(state)),
+             "training.json": json.dumps(training).encode()}  # config.json lists fingerprints and has none itself
     try:
-        write_model(state.averaged, folder, facts=facts, extra_config={"training": training}, extra_files={
-            "training.safetensors": tensors_to_bytes(_training_tensors(state)),
-            "training.json": json.dumps(training).encode()})  # config.json lists fingerprints and has none itself
+        if isinstance(state.denoiser.model, UNet):
+            updates = f"{state.step} updates of {config.batch_size} images, seed {config.seed}"
+            write_model(state.averaged, folder, facts={"data": training["config"]["data"], "training": updates},
+                        extra_config={"training": training}, extra_files=files)
+        else:
+            weights = state.averaged.model.state_dict()
+            check_tensors(weights, weights, "the model")  # what could not be loaded is not saved
+            write_folder(folder, {"model.safetensors": tensors_to_bytes(weights), **files},
+                         {"format": f"weights of a network of one's own, {training['network']}"})
     except OSError as error:
         raise OSError(error.errno, f"{folder.name} could not be written ({error.strerror}); kept are: "
                                    f"{', '.join(older) or 'none'}", error.filename) from error
@@ -79,55 +93,70 @@ def best_checkpoint(run: str | Path) -> Path | None:
     "The checkpoint of a run with the lowest validation loss; None where none has one."
     losses = {}
     for folder in checkpoints(run):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged one is not the best
+        with contextlib.suppress(ValueError, KeyError, TypeError, OSError):  # a damaged one is not the best
             losses[folder] = float(json.loads(read_verified(folder, "training.json"))["validation_loss"])
     return min(losses, key=losses.get, default=None)
 
 
-def _read_checkpoint(folder: Path, state: TrainState) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
-    "Facts, averaged weights and training tensors. `ValueError` where any of it is missing, damaged or does not fit."
+def _read_checkpoint(folder: Path) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
+    "Facts, averaged weights and training tensors. `ValueError` where any of it is missing or damaged."
     weights, tensors, facts = (read_verified(folder, name) for name in TRAINING)
-    model = state.denoiser.model
-    averaged = tensors_from_bytes(weights, f"{folder}/model.safetensors")
-    check_tensors(averaged, model.state_dict(), f"{folder}/model.safetensors")
-    found = tensors_from_bytes(tensors, f"{folder}/training.safetensors")
+    return json.loads(facts), *(tensors_from_bytes(content, f"{folder}/{name}")
+                                for content, name in zip((weights, tensors), TRAINING))
+
+
+def _restore(state: TrainState, folder: Path, facts: dict, averaged: dict, found: dict) -> None:
+    "Put what `_read_checkpoint` gave into `state`. `ValueError` where the tensors are not those of its network."
+    model, parameters = state.denoiser.model, _trained(state)
     expected = {f"model.{n}": p for n, p in model.state_dict().items()} | {"updates": torch.zeros(())}
-    expected |= {f"{kind}.{n}": p for kind in ("exp_avg", "exp_avg_sq") for n, p in model.named_parameters()}
+    expected |= {f"{kind}.{n}": p for kind in ("exp_avg", "exp_avg_sq") for n, p in parameters}
+    check_tensors(averaged, model.state_dict(), f"{folder}/model.safetensors")
     check_tensors(found, expected, f"{folder}/training.safetensors")
-    return json.loads(facts), averaged, found
-
-
-def _restore(state: TrainState, facts: dict, averaged: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    "Put what `_read_checkpoint` gave into `state`."
-    model = state.denoiser.model
     model.load_state_dict({n: found[f"model.{n}"] for n in model.state_dict()})
     state.ema.module.load_state_dict(averaged)
-    state.step = state.ema.n = facts["step"]
+    state.step = facts["step"]
+    state.ema.n_averaged.fill_(state.step)
     state.scaler.load_state_dict(facts["scaler"])
-    state.first_bad.fill_(-1)
-    for name, p in model.named_parameters():
+    for name, p in parameters:
         like = functools.partial(torch.empty_like, p, memory_format=torch.preserve_format)
         state.optimizer.state[p] = {"step": found["updates"].clone().to(p.device),
                                     "exp_avg": like().copy_(found[f"exp_avg.{name}"]),
                                     "exp_avg_sq": like().copy_(found[f"exp_avg_sq.{name}"])}
 
 
-def resume_from(state: TrainState, config: TrainConfig) -> None:
-    """
-    Go on from the newest checkpoint that is whole; a damaged one is passed over with a warning.
+def _check_fits(facts: dict, state: TrainState, config: TrainConfig, where: str) -> None:
+    "`ValueError` that names what differs between a checkpoint that is whole and the run that would go on from it."
+    was, now = facts.get("network", "UNet"), type(state.denoiser.model).__name__
+    if was != now:
+        raise ValueError(f"{where} holds weights of the network {was!r}, and the network to train is {now!r}; "
+                         f"expected train(..., model=...) with a {was}")
+    check_same(facts["config"], config, where)
+    if config.steps < facts["step"]:
+        raise ValueError(f"steps is {config.steps}, expected {facts['step']} or more: {where} has made so many updates")
 
-    A run that was stopped before its first checkpoint starts anew. `ValueError` where the configuration is another
-    one, naming the fields, and where there are checkpoints and none is whole.
+
+def resume_from(state: TrainState, config: TrainConfig) -> bool:
+    """
+    Go on from the newest checkpoint that is whole; one that is damaged or cannot be read is passed over with a warning.
+
+    Returns whether there was one: a run that was stopped before its first checkpoint starts anew. Where `config.steps`
+    is another number than before, `state.continued` notes it. `ValueError` where the configuration is another one,
+    naming the fields, and where there are checkpoints and none is whole.
     """
     there = checkpoints(config.out)
     for folder in there:
         try:
-            parts = _read_checkpoint(folder, state)
-            trained = parts[0]["config"]
-        except (ValueError, KeyError, TypeError) as error:
+            parts = facts, *_ = _read_checkpoint(folder)
+            planned = facts["config"]["steps"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
             warnings.warn(f"checkpoint {folder.name} is passed over: {error}")
             continue
-        check_same(trained, config, f"{folder.name} in {config.out!r}")
-        return _restore(state, *parts)
+        _check_fits(facts, state, config, f"{folder.name} in {config.out!r}")
+        _restore(state, folder, *parts)
+        state.continued = facts.get("continued", [])
+        if planned != config.steps:
+            state.continued.append({"step": state.step, "planned": planned})
+        return True
     if there:
         raise ValueError(f"none of the {len(there)} checkpoints in {config.out!r} can be read, expected a whole one")
+    return False

@@ -1,223 +1,140 @@
-"""`ddpm_course train`, `ddpm_course sample` and `ddpm_course info`: the course as a program."""
-import contextlib
+"""The program `ddpm_course`: what is typed, read; what went wrong, in one line. Torch is loaded for a command only."""
 import dataclasses
-import io
+import dis
 import itertools
 import os
-import re
 import signal
 import sys
+import traceback
 from pathlib import Path
 
-import torch
-import tyro
-
-from ..ddim import ddim_sample
-from ..formats.model_folder import checkpoints
-from ..guidance import with_guidance
-from ..hub import load_pretrained
-from ..lib import viz
-from ..lib.storage import MANIFEST, read_json
-from ..objective import Denoiser
-from .checkpoints import best_checkpoint, is_whole
+from .. import __version__
 from .config import TrainConfig
-from .processes import pick_device
-from .run import DATA, read_metrics, train
-
-
-@dataclasses.dataclass
-class SampleConfig:
-    """
-    Draw images with a trained model and save them as one PNG.
-
-    Args:
-        run: A run folder, a model folder, or the name of a bundled model ("digits").
-        n: How many images.
-        steps: Calls of the network for each.
-        seed: The same seed gives the same picture.
-        out: The PNG to write.
-        guidance: How strictly labels are followed: 1 as learned, more for clearer images.
-        eta: Share of fresh noise in each step, from 0 (DDIM) to 1 (DDPM).
-        y: Draw this class only; without it a model that knows classes draws each in turn.
-        device: auto, cpu, cuda, mps, or a device such as cuda:1.
-    """
-    run: tyro.conf.Positional[str]
-    n: int = 64
-    steps: int = 50
-    seed: int = 0
-    out: str = "samples.png"
-    guidance: float = 2.0
-    eta: float = 0.0
-    y: int | None = None
-    device: str = "auto"
-
-
-def guided(denoiser: Denoiser, scale: float = SampleConfig.guidance):
-    "The denoiser with guidance where it can be guided: where it knows labels, and also does without."
-    config = denoiser.model.config
-    return with_guidance(denoiser, scale) if config.num_classes is not None and config.null_label else denoiser
-
-
-def sample_command(c: SampleConfig) -> int:
-    "Draw images and save them."
-    if not Path(c.out).resolve().parent.is_dir():
-        raise ValueError(f"out is {c.out!r}, expected a file in a folder that exists")
-    there = checkpoints(c.run)  # none where the run is a model's folder or name
-    whole = next((p for p in there if is_whole(p)), None)
-    if whole and whole != there[0]:
-        print(f"checkpoint {there[0].name} is damaged; drawing from {whole.name}", file=sys.stderr)
-    denoiser = load_pretrained(whole or c.run, device=pick_device(c.device))
-    classes = denoiser.model.config.num_classes
-    if c.y is not None and not 0 <= c.y < (classes or 0):
-        expected = f"0 to {classes - 1}" if classes else "none, because the model knows no classes"
-        raise ValueError(f"y is {c.y}, expected {expected}")
-    y = torch.arange(max(c.n, 0)) % classes if classes and c.y is None else c.y
-    images = ddim_sample(guided(denoiser, c.guidance), c.n, steps=c.steps, seed=c.seed, eta=c.eta, y=y,
-                         progress=sys.stderr.isatty())
-    viz.save_grid(images, c.out)
-    print(f"{c.n} images from {c.run} are in {c.out}")
-    return 0
-
-
-def train_command(c: TrainConfig) -> int:
-    "Train a model and leave a run folder."
-    run = train(c, progress=sys.stderr.isatty(), guide=guided)  # no bar in a log file
-    if os.environ.get("RANK", "0") != "0":  # one of several processes, and not the one that speaks
-        return 0
-    if run.skipped:
-        print(f"files left out: {len(run.skipped)}; {run.folder / DATA} says which, and why")
-    if not run.finished:
-        print(f"stopped at step {run.step} of {c.steps}; {run.folder} keeps what was trained, go on with: "
-              f"ddpm_course train --resume --out {run.folder}")
-        return 128 + run.stopped_by
-    course = "; open the course with: jupyter lab nbs" if Path("nbs/index.ipynb").is_file() else ""
-    print(f"samples.png, denoising.gif, loss.png and the checkpoints are in {run.folder}; draw more with: "
-          f"ddpm_course sample {run.folder}{course}")
-    return 0
-
-
-@dataclasses.dataclass
-class InfoConfig:
-    """
-    Say what a run was trained on, what it trains, and where it stands.
-
-    Args:
-        run: A run folder.
-    """
-    run: tyro.conf.Positional[str]
-
-
-def describe_run(folder: str | Path) -> dict[str, str]:
-    "What a run folder holds, in a few lines. `ValueError` where it is none."
-    run = Path(folder)
-    c, data = saved_config(run / MANIFEST), read_json(run / DATA) if (run / DATA).exists() else {}
-    saved, rows, best = checkpoints(run), read_metrics(run), best_checkpoint(run)
-    whole = [p for p in saved if is_whole(p)]  # a run goes on from the newest of these
-    step = int(whole[0].name[5:]) if whole else 0
-    classes, skipped = (len(data.get(name) or []) for name in ("classes", "skipped"))
-    losses = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
-    lines = {
-        "run": f"{folder}: {'finished' if step >= c.steps else 'not finished'}, {step} of {c.steps} steps saved",
-        "images": f"{c.data}: {data.get('images')} of {c.image_size} x {c.image_size} pixels and {c.channels} "
-                  f"channel(s), {classes} classes; {data.get('held_out')} held out; files left out: {skipped}"
-                  if data else f"{c.data}: not read yet",
-        "training": f"batches of {c.batch_size}, learning rate {c.lr:g}, EMA {c.ema:g}, {c.precision}, seed {c.seed}"}
-    if saved:
-        lines["checkpoints"] = ", ".join(p.name + ("" if p in whole else " (damaged)") for p in saved)
-    if whole:
-        model = load_pretrained(whole[0])
-        parameters = sum(p.numel() for p in model.model.parameters())
-        lines["model"] = (f"{parameters:,} parameters, predicts {model.prediction}, {c.schedule} schedule with "
-                          f"T = {c.num_timesteps}")
-    if rows:
-        lines["loss"] = f"{rows[-1]['loss']:.4f} at step {rows[-1]['step']}"
-    if best:
-        lines["best"] = f"{best.name}, with a validation loss of {losses.get(int(best.name[5:]), float('nan')):.4f}"
-    return lines
-
-
-def info_command(c: InfoConfig) -> int:
-    "Print where a run stands."
-    for name, text in describe_run(c.run).items():
-        print(f"{name:12s} {text}")
-    return 0
-
-
-COMMANDS = {"train": (TrainConfig, train_command), "sample": (SampleConfig, sample_command),
-            "info": (InfoConfig, info_command)}
+from .options import CONFIGS, did_you_mean, read_options, saved_config
 
 USAGE = """usage: ddpm_course {train,sample,info} [options]
 
   train    train a diffusion model on images and leave a run folder
   sample   draw images with a trained model
-  info     say what a run was trained on, and where it stands
+  info     say what a run was trained on and where it stands, or what a model is
 
 `ddpm_course train --help` explains every option. `ddpm_course train --config FILE` takes options from a JSON file, such
-as the config.json of a run; what is said on the command line comes on top."""
+as the config.json of a run; what is said on the command line comes on top. `ddpm_course --version` says the version."""
+
+ISSUES = "https://github.com/ddpm-course/ddpm_course/issues"
 
 
-def _read(command: str, args: list[str], default=None):
-    "Let tyro read the options. It explains a mistake in a box of many lines: what it says first is kept, on one line."
-    said = io.StringIO()
+def open_missing_streams() -> None:
+    """
+    Give the process the streams it was started without (`2>&-`, pythonw), and let no letter be one too many for them.
+
+    Where a stream is closed, the next file to be opened gets its number, and whatever is written to the stream lands
+    in that file.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's has no encoding
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str, name: str = "stdout") -> None:
+    "Print to stdout or stderr. The work is done by then: a terminal that was closed, or a full disk, fails nothing."
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(COMMANDS[command][0], args=args, prog=f"ddpm_course {command}",
-                            **({} if default is None else {"default": default}))
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines()]
-        first = list(itertools.takewhile(lambda line: not line.startswith("──"), lines[1:-1]))
-        raise ValueError(re.sub(r"^Error parsing \w+Config: ", "", " ".join(first).strip())) from None
+        print(text, file=getattr(sys, name), flush=True)
+    except OSError:
+        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # or Python would try once more at its end
 
 
-def saved_config(path: str | Path) -> TrainConfig:
-    "The configuration in a JSON file, such as a run's config.json. `ValueError` that names an unknown or wrong entry."
-    saved, defaults = read_json(path), dataclasses.asdict(TrainConfig())
-    for name, value in saved.items():
-        if name not in defaults:
-            raise ValueError(f"{str(path)!r} has the entry {name!r}, expected options of `ddpm_course train`")
-        like = defaults[name]
-        kinds = {float: (int, float), tuple: list, type(None): object}.get(type(like), type(like))
-        if not isinstance(value, kinds) or (isinstance(value, bool) and type(like) in (int, float)):
-            raise ValueError(f"{str(path)!r}: {name} is {value!r}, expected something like {like!r}")
-    return TrainConfig(**saved)
+def free_folder(wanted: str) -> str:
+    "The folder itself, or where it holds something the first of folder-2, folder-3, ... that does not exist."
+    path = Path(wanted)
+    if not path.exists() or path.is_dir() and not any(path.iterdir()):
+        return wanted
+    return next(name for n in itertools.count(2) if not Path(name := f"{wanted}-{n}").exists())
 
 
-def _parse(command: str, args: list[str]):
+def train_config(given: dict) -> TrainConfig:
     """
-    The command's configuration. Options of `train` that are not given come from the file after `--config`, for a run
-    that is resumed from its own configuration, and else from the defaults.
+    The configuration of a run. Options that are not given come from the file after `--config`, for a run that is
+    resumed from its own configuration, and else from the defaults.
     """
-    file = None
-    args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    if command == "train" and "--config" in args:
-        at = args.index("--config")
-        file, args = (args + [""])[at + 1], args[:at] + args[at + 2:]
-        if not file:
-            raise ValueError("--config is given without a file, expected the path of a JSON file")
-    config = _read(command, args, saved_config(file) if file else None)
-    if command == "train" and config.resume and not file and (Path(config.out) / MANIFEST).is_file():
-        config = _read(command, args, dataclasses.replace(saved_config(Path(config.out) / MANIFEST), out=config.out))
-    return config
+    file = given.pop("config", None)
+    if file == "":
+        raise ValueError("--config is given without a file, expected the path of a JSON file")
+    config = dataclasses.replace(saved_config(file) if file else TrainConfig(), **given)
+    if config.resume:
+        own = Path(config.out) / "config.json"
+        return config if file or not own.is_file() else dataclasses.replace(saved_config(own), out=config.out, **given)
+    if "out" in given or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # several processes could find several folders
+        return config
+    if (out := free_folder(config.out)) != config.out:
+        say(f"{config.out} exists already, so this run is written to {out}; to go on with the old one: "
+            f"ddpm_course train --resume --out {config.out}", "stderr")
+    return dataclasses.replace(config, out=out)
+
+
+def is_refusal(error: Exception) -> bool:
+    "Whether an error was meant for the user: a `raise` of this package, or what the disk or the network answered."
+    if isinstance(error, OSError) and error.errno is not None:
+        return True
+    last = error.__traceback__
+    while last.tb_next:
+        last = last.tb_next
+    ours = (last.tb_frame.f_globals.get("__name__") or "").startswith("ddpm_course.")
+    raised = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"  # int("x") is not
+    known = type(error).__module__.startswith("ddpm_course.")  # also where a worker process passes it on
+    return isinstance(error, (ValueError, OSError, FloatingPointError)) and (ours and raised or known)
+
+
+def explain(error: Exception, command: str, with_traceback: bool) -> int:
+    "Say what went wrong, in one line where it was foreseen. Returns the exit code."
+    full = (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # of torch, on a graphics card
+            or "can't allocate memory" in str(error))  # of torch, on the CPU
+    foreseen = full or is_refusal(error)
+    if with_traceback or not foreseen:
+        say("".join(traceback.format_exception(error)).rstrip(), "stderr")
+    if full:
+        words = f"there is not enough memory; a smaller --batch-size needs less ({str(error).partition(chr(10))[0]})"
+    else:
+        words = error if foreseen else f"this is a fault of the program; please report the lines above at {ISSUES}"
+    say(f"ddpm_course {command}: {words}", "stderr")
+    return 2 if foreseen and isinstance(error, ValueError) else 1
 
 
 def main(argv: list[str] | None = None) -> int:
     """
     The program `ddpm_course`. Returns the exit code: 0; 2 for a mistake in the input, which one line on stderr names;
-    1 where training diverged or the disk refused; 130 after Ctrl-C; 143 after SIGTERM.
+    1 where training diverged, the disk refused, or the program itself is at fault; 128 and the signal's number after a
+    signal, which is 130 after Ctrl-C and 143 after SIGTERM.
     """
-    command, *args = (sys.argv[1:] if argv is None else argv) or [""]
-    if command not in COMMANDS:
-        print(USAGE, file=sys.stdout if command in ("-h", "--help") else sys.stderr)
-        return 0 if command in ("-h", "--help") else 2
+    open_missing_streams()
+    args = list(sys.argv[1:] if argv is None else argv)
+    with_traceback = "--traceback" in args
+    command, *args = [arg for arg in args if arg != "--traceback"] or [""]
+    if command in ("-h", "--help", "--version"):
+        say(f"ddpm_course {__version__}" if command == "--version" else USAGE)
+        return 0
+    if command not in CONFIGS:
+        say(USAGE, "stderr")
+        if command:
+            say(f"\nddpm_course: {command!r} is unknown, expected one of {', '.join(CONFIGS)}"
+                f"{did_you_mean(command, CONFIGS)}", "stderr")
+        return 2
     try:
-        return COMMANDS[command][1](_parse(command, args))
+        given = read_options(command, args)
+        config = train_config(given) if command == "train" else CONFIGS[command](**given)
+        from .commands import COMMANDS  # loads torch, which takes seconds
+        code, told = COMMANDS[command](config)
+        if told:
+            say(told)
+        return code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"ddpm_course {command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+    except Exception as error:
+        return explain(error, command, with_traceback)
     finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # several processes worked together
+        distributed = sys.modules.get("torch.distributed")
+        if distributed and distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()  # several processes worked together

@@ -1,16 +1,18 @@
 """Everything a training run depends on, and what is refused before it begins."""
 import dataclasses
 import json
+import math
+import os
+import typing
 from typing import Literal
 
-from ..objective import WEIGHTINGS
-from ..training import HALF
-from ..unet import UNetConfig
+from ..lib.arguments import check_choice, check_number
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-    "Which images a run is trained on, and how they are read."
+class TrainConfig:
+    "Everything a training run depends on. The defaults draw digits after a few minutes on two CPU cores."
+    # The images, and how they are read.
     data: str = "digits"  # digits (bundled), a folder, or mnist, fashion-mnist, cifar10, cifar100, flowers102, celeba.
     image_size: int = 28  # Side of the square images in pixels.
     channels: int = 1  # 1 for grey images, 3 for colour.
@@ -20,11 +22,7 @@ class DataConfig:
     max_skipped: float = 0.1  # Share of a folder's images that may be unreadable.
     memory: float = 4.0  # Images are held in memory up to so many GiB; a larger set is decoded as it is needed.
     workers: int = 2  # Processes that decode images which are not held in memory.
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig(DataConfig):
-    "Which model is trained: its network, what it predicts, at which noise levels."
+    # The model: its network, what it predicts, at which noise levels.
     prediction: Literal["eps", "x0", "v"] = "v"  # What the network answers with.
     schedule: Literal["linear", "cosine", "sigmoid", "exponential"] = "cosine"  # The noise schedule.
     num_timesteps: int = 1000  # Noise levels.
@@ -39,12 +37,8 @@ class ModelConfig(DataConfig):
     patch_size: int = 2  # Side of the squares of pixels folded into channels, for speed.
     conditional: bool | None = None  # Whether the network learns the labels; None means where the data have any.
     label_dropout: float = 0.1  # Share of labels hidden, so that the network also learns to do without.
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig(ModelConfig):
-    "Everything a training run depends on. The defaults draw digits after a few minutes on two CPU cores."
-    out: str = "runs/digits"  # The run folder to write.
+    init: str | None = None  # Start from the weights of this model folder or bundled model.
+    # The training.
     flip: bool = False  # Whether to mirror half of the images. Not for digits or text.
     steps: int = 3000  # Updates of the weights.
     batch_size: int = 32  # Images an update, over all processes.
@@ -58,6 +52,9 @@ class TrainConfig(ModelConfig):
     compile: bool = False  # Whether torch.compile makes the network faster, after a slow start.
     seed: int = 0  # Fixes the weights at the start, the order of images, times and noise.
     device: str = "auto"  # auto, cpu, cuda, mps, or a device such as cuda:1.
+    # The run: what it writes, and when.
+    out: str = "runs/digits"  # The run folder to write.
+    resume: bool = False  # Go on from the newest checkpoint in the run folder.
     log_every: int = 50  # Updates from one line of metrics.jsonl to the next.
     save_every: int = 1000  # Updates from one checkpoint to the next.
     keep: int = 2  # Newest checkpoints kept, 2 or more; the one with the lowest validation loss is kept besides.
@@ -65,39 +62,52 @@ class TrainConfig(ModelConfig):
     previews: int = 16  # Images drawn at each checkpoint; 0 for none.
     samples: int = 64  # Images in samples.png at the end.
     sample_steps: int = 50  # Steps of the sampler for them.
+    guidance: float = 2.0  # How strictly pictures follow labels: 1 as learned, more for clearer images.
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # Where to send the metrics besides.
-    resume: bool = False  # Go on from the newest checkpoint in the run folder.
 
     def __post_init__(self):
-        _check_config(self)
+        for name, kind in typing.get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
+        if self.sample_steps > self.num_timesteps:
+            raise ValueError(f"sample_steps is {self.sample_steps}, expected at most num_timesteps = "
+                             f"{self.num_timesteps}")
 
 
-def _check_config(c: TrainConfig) -> None:
-    for name in ("channel_mults", "attention_resolutions"):  # JSON gives lists
-        object.__setattr__(c, name, getattr(c, name) and tuple(getattr(c, name)))
-    at_least = dict.fromkeys(("image_size", "patch_size", "steps", "batch_size", "accumulate", "num_timesteps",
-                              "log_every", "save_every", "samples", "sample_steps"), 1) | {"keep": 2}
-    at_least |= dict.fromkeys(("warmup", "validation", "previews", "memory", "workers"), 0)
-    for name, low in at_least.items():
-        if getattr(c, name) < low:
-            raise ValueError(f"{name} is {getattr(c, name)}, expected {low} or more")
-    for name in ("lr", "grad_clip"):
-        if not getattr(c, name) > 0:
-            raise ValueError(f"{name} is {getattr(c, name)}, expected more than 0")
-    for name, top in (("decay", 1), ("label_dropout", 1), ("ema", 0.9999999), ("holdout", 0.9999999),
-                      ("max_skipped", 1), ("background", 255)):
-        if not 0 <= getattr(c, name) <= top:
-            raise ValueError(f"{name} is {getattr(c, name)}, expected 0 to {top if top >= 1 else 'below 1'}")
-    if c.weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting is {c.weighting!r}, expected one of {WEIGHTINGS}")
-    if c.precision not in ("float32", *HALF):
-        raise ValueError(f"precision is {c.precision!r}, expected float32, bf16 or fp16")
-    if c.sample_steps > c.num_timesteps:
-        raise ValueError(f"sample_steps is {c.sample_steps}, expected at most num_timesteps = {c.num_timesteps}")
+RANGES = {name: limits for names, limits in (  # other numbers are checked where they are used
+    ("image_size patch_size steps batch_size accumulate num_timesteps log_every save_every samples sample_steps",
+     {"low": 1}),
+    ("warmup validation previews memory workers", {"low": 0}),
+    ("lr grad_clip", {"low": 0, "above": True}),
+    ("decay label_dropout max_skipped", {"low": 0, "high": 1}),
+    ("ema holdout", {"low": 0, "high": 1, "below": True}),
+    ("guidance", {"low": 0, "high": math.inf, "below": True}),
+    ("background", {"low": 0, "high": 255}), ("keep", {"low": 2}), ("seed", {"low": 0, "high": 2**63 - 1}),
+) for name in names.split()}
 
 
-def architecture(c: TrainConfig, num_classes: int | None) -> UNetConfig:
-    "The network that a configuration asks for. `num_classes` is None for a model without labels."
+def _checked(name: str, value, kind):
+    "`value` as the plain value that the annotation `kind` asks for. `ValueError` that names it where it is none."
+    choices = typing.get_args(kind)
+    if type(None) in choices:
+        return None if value is None else _checked(name, value, choices[0])
+    if typing.get_origin(kind) is Literal:
+        return check_choice(name, value, choices)
+    if kind is bool:
+        return check_choice(name, value, (False, True))
+    if kind in (int, float):
+        return check_number(name, value, whole=kind is int, **RANGES.get(name, {}))
+    if kind is str:
+        if not isinstance(value, (str, os.PathLike)):
+            raise ValueError(f"{name} is {value!r}, expected text")
+        return os.fsdecode(value)
+    if isinstance(value, str) or not hasattr(value, "__iter__"):  # a tuple, or a list from JSON
+        raise ValueError(f"{name} is {value!r}, expected whole numbers such as (1, 2)")
+    return tuple(check_number(name, number, whole=True) for number in value)
+
+
+def architecture(c: TrainConfig, num_classes: int | None):
+    "The network that a configuration asks for, a `UNetConfig`. `num_classes` is None for a model without labels."
+    from ..unet import UNetConfig  # torch takes seconds to load, and the program's --help does without
     smallest = c.image_size // c.patch_size // 2 ** (len(c.channel_mults) - 1)
     attention = (smallest,) if c.attention_resolutions is None else c.attention_resolutions
     return UNetConfig(
@@ -107,15 +117,21 @@ def architecture(c: TrainConfig, num_classes: int | None) -> UNetConfig:
         null_label=c.label_dropout > 0)
 
 
-FREE_TO_CHANGE = {"out", "resume", "device", "accumulate", "compile", "memory", "workers", "download", "max_skipped",
-                  "log_every", "save_every", "keep", "previews", "samples", "sample_steps", "tracker"}
+FREE_TO_CHANGE = {"data", "out", "resume", "device", "accumulate", "compile", "memory", "workers", "download",
+                  "max_skipped", "steps", "log_every", "save_every", "keep", "previews", "samples", "sample_steps",
+                  "guidance", "tracker"}  # of data the fingerprint decides, and steps may be added
+
+
+def without_folders(config: dict) -> dict:
+    "A configuration for others' eyes: of each path the last part only."
+    return config | {k: os.path.basename(os.path.normpath(config[k])) for k in ("data", "out", "init") if config.get(k)}
 
 
 def check_same(trained: dict, config: TrainConfig, where: str) -> None:
     "`ValueError` that names the fields in which a run and a configuration differ, if they change the result."
-    now = json.loads(json.dumps(dataclasses.asdict(config)))
-    different = [f"{k} (was {trained.get(k)!r}, now {now[k]!r})" for k in now
-                 if k not in FREE_TO_CHANGE and trained.get(k) != now[k]]
+    now = without_folders(json.loads(json.dumps(dataclasses.asdict(config))))
+    was = {f.name: f.default for f in dataclasses.fields(config)} | without_folders(trained)  # old runs know fewer
+    different = [f"{k} (was {was[k]!r}, now {now[k]!r})" for k in now if k not in FREE_TO_CHANGE and was[k] != now[k]]
     if different:
         raise ValueError(f"{where} has another configuration: {'; '.join(different)}; "
                          f"expected the same, or another run folder")

@@ -3,74 +3,51 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from ..data import ImageDataset, hold_out, load_images
+from ..data import to_uint8
 from ..ddim import ddim_steps
 from ..ddpm import Step
 from ..formats.model_folder import checkpoints
+from ..guidance import with_guidance
+from ..hub import load_pretrained
 from ..lib import viz
-from ..lib.images import NAMED_DATASETS, UnreadableImage, fingerprint
-from ..lib.storage import MANIFEST, append_line, read_json, write_atomic, write_json
+from ..lib.images import UnreadableImage
+from ..lib.storage import MANIFEST, append_line, check_tensors, read_json, write_atomic, write_json
 from ..objective import Denoiser
-from ..training import TrainState, batch_index, check_finite, learning_rate, seed_of, train_step, validation_loss
+from ..training import TrainState, class_count, learning_rate, seed_of, training_steps, validation_loss
 from ..unet import UNet
 from .checkpoints import resume_from, save_checkpoint
 from .config import TrainConfig, architecture, check_same
-from .processes import fetched, interruptible, make_accelerator, pick_device, stop_now
+from .images import DATA, check_images, describe_data, is_folder, load_data
+from .processes import (HOLDER, LOCK, fetched, interruptible, locked, make_accelerator, pick_device, read_once,
+                        safe_workers, say, stop_now)
 
 
-def load_data(c: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
-    "The images to train on and those held out, or None where there are none. `ValueError` as `load_images`."
-    load = functools.partial(
-        load_images, c.data, image_size=c.image_size, channels=c.channels, download=c.download, workers=c.workers,
-        max_skipped=c.max_skipped, background=c.background, memory=c.memory)
-    if c.data == "digits" or c.data in NAMED_DATASETS:
-        return load(), load(split="test") if c.validation else None
-    kept, held_out = hold_out(load(), c.holdout, c.seed)
-    return kept, held_out if len(held_out) else None
-
-
-def _open_run(config: TrainConfig) -> None:
+def _check_folder(config: TrainConfig) -> None:
     "Refuse to write into a folder that holds something, or to resume where there is nothing or something else."
     out = Path(config.out)
     if config.resume:
         if not (out / MANIFEST).is_file():
             raise ValueError(f"out is {config.out!r}, expected the folder of a run to resume; there is none")
         check_same(read_json(out / MANIFEST), config, f"the run in {config.out!r}")
-    elif out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {f".{MANIFEST}.tmp"}):
+    elif out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {f".{MANIFEST}.tmp", LOCK, HOLDER}):
         raise ValueError(f"out is {config.out!r}, which exists already; expected a new folder, or --resume to go on")
-    elif config.data not in ("digits", *NAMED_DATASETS) and out.resolve().is_relative_to(Path(config.data).resolve()):
+    elif is_folder(config.data) and out.resolve().is_relative_to(Path(config.data).resolve()):
         raise ValueError(f"out is {config.out!r}, among the images in {config.data!r}; expected a folder elsewhere, or "
                          f"the pictures of the run would be taken for images to train on")
-
-
-DATA = "data.json"
-
-
-def describe_data(data: ImageDataset, held_out: ImageDataset | None) -> dict:
-    "What data.json says: how many images, their classes and fingerprint, and which files were left out, and why."
-    return {"images": len(data), "held_out": len(held_out or []), "classes": data.classes,
-            "in_memory": isinstance(data.images, Tensor), "fingerprint": fingerprint(data),
-            "skipped": [{"file": f, "reason": r} for f, r in data.skipped]}
-
-
-def _check_run(config: TrainConfig, described: dict) -> None:
-    "Before a run goes on: the images are those it was begun with, as far as can be told."
-    was = read_json(path) if (path := Path(config.out) / DATA).exists() else described
-    # The fingerprint of files sees their names and sizes only, so it cannot be compared with that of images in memory.
-    alike = was.get("in_memory", described["in_memory"]) == described["in_memory"]
-    if any(was.get(key) != described[key] for key in (("fingerprint",) if alike else ("images", "held_out"))):
-        raise ValueError(f"the images in {config.data!r} have changed since the run was begun ({was.get('images')} "
-                         f"then, {described['images']} now); expected the same, or another run folder")
 
 
 def read_metrics(run: str | Path) -> list[dict]:
@@ -83,42 +60,58 @@ def read_metrics(run: str | Path) -> list[dict]:
     return rows
 
 
-def new_state(config: TrainConfig, num_classes: int | None = None) -> TrainState:
-    "The state of a run before its first update. Labels 0..num_classes-1 are learned; None for a model without labels."
+def new_state(config: TrainConfig, classes: list[str] | int | None = None,
+              model: nn.Module | None = None) -> TrainState:
+    """
+    The state of a run before its first update.
+
+    `classes`: the names of the labels to learn, or how many there are; None for a model without labels. `model`: the
+    user's own network, called as (x, t, y), in place of the one that the configuration asks for.
+    """
     c, accelerator = config, make_accelerator(config)
+    names = [str(k) for k in range(classes)] if isinstance(classes, int) else classes
     device = pick_device(c.device) if accelerator.num_processes == 1 else accelerator.device
-    with torch.random.fork_rng([]):  # the weights come from the seed; the caller's random state stays as it is
-        torch.manual_seed(seed_of(c.seed, 0))
-        model = UNet(architecture(c, num_classes)).to(device, memory_format=torch.channels_last)
-    return TrainState(model, c, accelerator)
+    if model is None:
+        with torch.random.fork_rng([]):  # the weights come from the seed, the caller's random state stays as it is:
+            torch.default_generator.manual_seed(seed_of(c.seed, 0))  # networks are made on the CPU, wherever they go
+            model = UNet(architecture(c, names and len(names)))
+    state = TrainState(model.to(device, memory_format=torch.channels_last), c, accelerator, names)
+    state.fetch, state.continued = functools.partial(fetched, state), []
+    return state
 
 
-def training_steps(state: TrainState, data: ImageDataset, config: TrainConfig) -> Iterator[tuple[int, Tensor]]:
-    "Update until `config.steps` are done, yielding (updates done, loss) after each: the loop that a notebook can own."
-    c = config
-    indices = (batch_index(len(data), c.batch_size, step, c.seed)[state.rows(c.batch_size)]
-               for step in range(state.step, c.steps))
-    for batch in fetched(state, data, indices, c.workers):
-        loss = train_step(state, batch, c)
-        if state.step % c.log_every == 0 or state.step == c.steps:
-            check_finite(state, c)
-        yield state.step, loss
+def start_from(state: TrainState, name: str) -> None:
+    "Take the weights of a model folder or bundled model, for the average too. `ValueError` where they do not fit."
+    try:
+        weights = load_pretrained(name).model.state_dict()
+        check_tensors(weights, state.denoiser.model.state_dict(), "its network")
+    except ValueError as error:
+        raise ValueError(f"init is {name!r}, expected a model with the network that is to be trained: "
+                         f"{error}") from error
+    for model in (state.denoiser.model, state.ema.module):
+        model.load_state_dict(weights)
 
 
 @contextlib.contextmanager
-def _saved_before(kind: type, state: TrainState, config: TrainConfig):
-    "What was trained is saved where an error of this `kind` comes between two updates, and the message says so."
+def _saved_before_it_ends(state: TrainState, config: TrainConfig):
+    "What was trained is saved where an image cannot be read, and the message says so."
     try:
         yield
-    except kind as error:
+    except UnreadableImage as error:
         if not state.optimizer.state:  # nothing was trained yet
             raise
         if state.rank == 0 and f"step-{state.step:08d}" not in [p.name for p in checkpoints(config.out)]:
             save_checkpoint(state, config)
-        saved = f"; the {state.step} updates until then are saved in {config.out!r}"
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"{error.strerror}{saved}", error.filename) from error
-        raise kind(f"{error}{saved}") from error
+        raise UnreadableImage(f"{error}; the {state.step} updates until then are saved in {config.out!r}") from error
+
+
+@contextlib.contextmanager
+def _optional(what: str):
+    "Nothing in here may cost what was trained: an error becomes a warning."
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} failed, and the run goes on without: {type(error).__name__}: {error}")
 
 
 class _Metrics:
@@ -127,9 +120,7 @@ class _Metrics:
         self.state, self.config, self.bar = state, config, bar
         self.losses, self.clock, self.since = [], time.perf_counter(), state.step
         self.rows = [row for row in read_metrics(config.out) if row["step"] <= state.step]  # later ones are done again
-        if state.rank == 0:
-            text = "".join(json.dumps(row) + "\n" for row in self.rows)
-            write_atomic(Path(config.out) / "metrics.jsonl", text.encode())
+        self.file_is_ours = False  # not before those are gone from it, and no more where a line was cut off
 
     def rate(self) -> float:
         "The learning rate of the last update."
@@ -144,10 +135,20 @@ class _Metrics:
         self.losses, self.clock, self.since = [], time.perf_counter(), step
         self.rows.append(row)
         if self.state.rank == 0:
-            with _saved_before(OSError, self.state, self.config):
-                append_line(Path(self.config.out) / "metrics.jsonl", json.dumps(row))
-        self.state.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
+            with _optional("a line of metrics.jsonl"):
+                self._to_file(Path(self.config.out) / "metrics.jsonl")
+        with _optional(f"the tracker {self.config.tracker}"):
+            self.state.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
         self.bar.set_postfix_str(f"loss {loss:.4f}, {row['images_per_second']:.0f} images/s")
+
+    def _to_file(self, path: Path) -> None:
+        *_, last = lines = [json.dumps(row) for row in self.rows]
+        append, self.file_is_ours = self.file_is_ours, False
+        if append:
+            append_line(path, last)
+        else:
+            write_atomic(path, "".join(line + "\n" for line in lines).encode())
+        self.file_is_ours = True
 
 
 @dataclasses.dataclass
@@ -162,56 +163,83 @@ class Run:
     stopped_by: int  # the number of the signal that ended it, or 0
 
 
-def _begin(config: TrainConfig) -> tuple[TrainState, ImageDataset, ImageDataset | None]:
+def _begin(c: TrainConfig, own_data: Dataset | None, model: nn.Module | None) -> tuple:
     "Everything that can be refused is refused here, before anything is written. Then the run folder is begun."
-    _open_run(config)
-    accelerator, out = make_accelerator(config), Path(config.out)
-    with accelerator.main_process_first() if config.download else contextlib.nullcontext():
-        data, held_out = load_data(config)
-    if config.conditional and data.classes is None:
-        raise ValueError(f"conditional is True, expected a data set with classes; {config.data!r} has none")
-    state = new_state(config, None if config.conditional is False or data.classes is None else len(data.classes))
-    described = describe_data(data, held_out)
-    if config.resume:
-        _check_run(config, described)
-        resume_from(state, config)
+    _check_folder(c)
+    accelerator, out = make_accelerator(c), Path(c.out)
+    noted = read_json(out / DATA) if c.resume and (out / DATA).exists() else {}
+    if noted.get("own") and own_data is None:
+        raise ValueError(f"data is None, expected the data set that the run in {c.out!r} was begun with: "
+                         f"train(..., data=...)")
+    load = functools.partial(load_data, c, own_data, noted)
+    data, held_out = read_once(accelerator, load) if own_data is None else load()
+    if c.conditional and data.classes is None:
+        raise ValueError(f"conditional is True, expected a data set with classes; {c.data!r} has none")
+    state = new_state(c, None if c.conditional is False else data.classes, model)
+    described = describe_data(data, held_out, own_data is not None)
+    if noted:
+        check_images(c, data, described, noted)
+    if not (c.resume and resume_from(state, c)) and c.init:
+        start_from(state, c.init)
     accelerator.wait_for_everyone()
-    for leftover in out.glob("checkpoints/.step-*") if state.rank == 0 else ():
-        shutil.rmtree(leftover)  # what a crash left half-written
     if state.rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / MANIFEST, dataclasses.asdict(dataclasses.replace(config, resume=False)))  # as it is now
-        if not (out / DATA).exists():
+        for leftover in out.glob("checkpoints/.step-*"):
+            shutil.rmtree(leftover)  # what a crash left half-written
+        write_json(out / MANIFEST, dataclasses.asdict(dataclasses.replace(c, resume=False)))  # as it is now
+        if not noted:
             write_json(out / DATA, described)
-    if config.tracker != "none":
-        state.accelerator.init_trackers(out.name, {k: str(v) for k, v in dataclasses.asdict(config).items()})
+        if data.skipped:
+            say(f"files left out: {len(data.skipped)}; {out / DATA} says which, and why")
+        for change in state.continued:
+            say(f"the run was planned for {change['planned']} updates until update {change['step']}; from there on the "
+                f"learning rate is that of a run of another length, so this is not what one run would have given")
+    if c.tracker != "none":
+        settings = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in dataclasses.asdict(c).items()}
+        state.accelerator.init_trackers(out.name, settings)
     return state, data.to(state.device), held_out
 
 
-def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambda denoiser: denoiser) -> Run:
+def train(config: TrainConfig, *, data: Dataset | None = None, model: nn.Module | None = None,
+          progress: bool = True) -> Run:
     """
     Train as `config` says and leave a run folder: configuration, metrics, checkpoints, and pictures at the end.
 
-    `guide` is given the denoiser before pictures are drawn, and answers with the one to draw from; the command line
-    guides a model that knows classes (chapter 11).
+    `data`: your own data set in place of `config.data`: an `ImageDataset`, or any `Dataset` of (image, label) with
+    images as float (C, H, W) in [-1, 1]; labels are learned where it names its `classes`. `model`: your own network in
+    place of the UNet, called as (x, t, y) with y None where no labels are learned; the label `len(classes)` means "no
+    label". To resume such a run give them again.
 
-    Ctrl-C or SIGTERM ends the run after the step in progress (of several graphics cards, at the next line of the log),
-    with a checkpoint. `ValueError`, before anything is written, for what cannot be done; `FloatingPointError` where the
-    training diverges; `UnreadableImage`, after a checkpoint, where a file vanishes or is damaged during the run.
+    `config.init` takes over the weights of a model, for the average too. `config.resume` goes on to the last bit. With
+    another number of `steps` the learning rate of each further update is that of a run of the new length: only with
+    `decay=0` do the two parts make what one long run would have made.
+
+    Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 ends the run after the step in progress (of several graphics cards, at the next
+    line of the log), with a checkpoint. `ValueError`, before anything is written, for what cannot be done;
+    `FloatingPointError` where the training diverges; `UnreadableImage`, after a checkpoint, where a file vanishes or is
+    damaged during the run.
     """
-    c, stopped_by = config, 0
-    state, data, held_out = _begin(c)
-    bar = tqdm(total=c.steps, initial=state.step, disable=not progress or state.rank > 0, unit="step")
+    where = config.data if data is None else type(data).__name__
+    if data is None and is_folder(where) and os.path.isdir(where):
+        where = os.path.abspath(where)  # so that the run can go on from any folder
+    c = dataclasses.replace(config, data=where, workers=safe_workers(config.workers))
+    _check_folder(c)
+    with locked(Path(c.out)) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
+        return _train(c, *_begin(c, data, model), progress)
+
+
+def _train(c: TrainConfig, state: TrainState, data, held_out, progress: bool) -> Run:
+    stopped_by, hidden = 0, not progress or state.rank > 0 or sys.stderr is None
+    bar = tqdm(total=c.steps, initial=state.step, disable=hidden, unit="step")
     metrics = _Metrics(state, c, bar)
     try:
-        with bar, interruptible() as received, _saved_before(UnreadableImage, state, c):
+        with bar, interruptible() as received, _saved_before_it_ends(state, c):
             for step, loss in training_steps(state, data, c):
                 metrics.losses.append(loss)
                 bar.update()
                 at_line = step % c.log_every == 0 or step == c.steps
                 stopped_by = stop_now(received, state, at_line)
                 if step == c.steps or step % c.save_every == 0:
-                    _checkpoint(state, c, metrics, held_out, guide)
+                    _checkpoint(state, c, metrics, held_out)
                 elif stopped_by or at_line:
                     metrics.write({})
                     if stopped_by and state.rank == 0:
@@ -220,17 +248,17 @@ def train(config: TrainConfig, *, progress: bool = True, guide: Callable = lambd
                     break
     finally:
         for tracker in state.accelerator.trackers:
-            tracker.finish()
+            with _optional(f"the tracker {c.tracker}"):
+                tracker.finish()
     state.accelerator.wait_for_everyone()
     run = Run(Path(c.out), state.averaged, state.step, state.step >= c.steps, metrics.rows, data.skipped, stopped_by)
     if run.finished and state.rank == 0:
-        write_pictures(run, c, guide)
+        write_pictures(run, c, progress=not hidden)
     return run
 
 
-def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_out, guide: Callable) -> None:
+def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_out) -> None:
     "Measure, write a line, save, and draw a few images from the same noise each time."
-    check_finite(state, config)
     loss = validation_loss(state.averaged, held_out, config) if held_out is not None and config.validation else None
     if loss is not None and not np.isfinite(loss):
         raise FloatingPointError(f"the validation loss is {loss} after step {state.step - 1}, with learning rate "
@@ -238,24 +266,40 @@ def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_
     metrics.write({} if loss is None else {"validation_loss": loss})
     if state.rank == 0:
         save_checkpoint(state, config, loss)
-        if config.previews and state.step < config.steps:
+    if state.rank == 0 and config.previews and state.step < config.steps:
+        with _optional("a preview"):
             folder = Path(config.out) / "previews"
             folder.mkdir(exist_ok=True)
-            last = draw(state.averaged, guide, config.previews, config)[-1]
+            *_, last = draw(state.averaged, config.previews, config)
             viz.save_grid(last.x0, folder / f"step-{state.step:08d}.png")
     metrics.clock = time.perf_counter()  # all of this is no training
 
 
-def draw(denoiser: Denoiser, guide: Callable, n: int, config: TrainConfig) -> list[Step]:
+def guided(denoiser: Denoiser, scale: float):
+    "The denoiser with guidance where it can be guided: where it knows labels, and also does without."
+    config = getattr(denoiser.model, "config", None)
+    knows_both = getattr(config, "num_classes", None) and getattr(config, "null_label", False)
+    return with_guidance(denoiser, scale) if knows_both and scale != 1 else denoiser
+
+
+def draw(denoiser: Denoiser, n: int, config: TrainConfig) -> Iterator[Step]:
     "The steps of DDIM towards `n` images, from the run's seed. A model that knows classes draws each in turn."
-    classes = denoiser.model.config.num_classes
+    classes = class_count(denoiser)
     y = torch.arange(n) % classes if classes else None
-    return list(ddim_steps(guide(denoiser), n, steps=config.sample_steps, y=y, seed=config.seed))
+    return ddim_steps(guided(denoiser, config.guidance), n, steps=config.sample_steps, y=y, seed=config.seed)
 
 
-def write_pictures(run: Run, config: TrainConfig, guide: Callable = lambda denoiser: denoiser) -> None:
-    "loss.png, samples.png, and denoising.gif with 16 of the samples on their way from noise."
-    viz.plot_loss([r["step"] for r in run.metrics], [r["loss"] for r in run.metrics], run.folder / "loss.png")
-    steps = draw(run.denoiser, guide, config.samples, config)
-    viz.save_grid(steps[-1].x0, run.folder / "samples.png")
-    viz.save_gif([s.x_t[:16] for s in steps] + [steps[-1].x0[:16]], run.folder / "denoising.gif")
+def write_pictures(run: Run, config: TrainConfig, *, progress: bool = False) -> None:
+    "samples.png, denoising.gif with 16 of the samples on their way from noise, and loss.png: the most precious first."
+    frames = []
+    with _optional("samples.png"):
+        steps = draw(run.denoiser, config.samples, config)
+        for step in tqdm(steps, f"drawing {config.samples} samples", config.sample_steps, leave=False, unit="step",
+                         disable=not progress):
+            frames.append(to_uint8(step.x_t[:16]))
+        viz.save_grid(step.x0, run.folder / "samples.png")
+        frames.append(to_uint8(step.x0[:16]))
+    with _optional("denoising.gif"):
+        viz.save_gif(frames, run.folder / "denoising.gif")
+    with _optional("loss.png"):
+        viz.plot_loss([r["step"] for r in run.metrics], [r["loss"] for r in run.metrics], run.folder / "loss.png")

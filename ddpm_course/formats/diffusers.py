@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from ..forward import NoiseSchedule
-from ..lib.storage import check_tensors, read_json, tensors_from_bytes, tensors_to_bytes, write_folder
+from ..lib.arguments import check_choice, check_number
+from ..lib.storage import check_tensors, read_json, sha256, tensors_from_bytes, tensors_to_bytes, write_folder
 from ..objective import Denoiser
 from ..schedules import cosine_beta_schedule, rescale_zero_terminal_snr
 from ..unet import UNet, UNetConfig
-from .model_card import model_card
-from .model_folder import (blank_network, check_file_size, check_target, count_parameters, describe, fetch_from_hub,
-                           fill_network, is_hub_id, network_of, read_architecture, whole_number)
+from .hugging_face import fetch_from_hub, is_hub_id
+from .model_card import model_card, plain, plain_facts
+from .model_folder import (CARD, MOST, blank_network, card_or_own_words, check_classes, check_file_size, check_target,
+                           count_parameters, describe, fill_network, network_of, read_architecture, read_description,
+                           title_of)
 
 RENAMED = (  # our names (regular expressions) and what diffusers writes there
     (r"^(down|up)\.(\d+)\.(\d+)\.res\.", r"\1_blocks.\2.resnets.\3."),
@@ -48,8 +51,8 @@ def _their_weights(ours: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _our_weights(theirs: dict[str, Tensor], model: UNet, source: str) -> dict[str, Tensor]:
     "The tensors of a file of diffusers under our names, after every check that can be made."
-    new = lambda name: re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_NAMES[m[1]]}.", name)
-    found = {new(name): tensor for name, tensor in theirs.items()}
+    found = {re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_NAMES[m[1]]}.", name): tensor
+             for name, tensor in theirs.items()}
     if len(found) < len(theirs):
         raise ValueError(f"{source} holds an attention layer under its old and its new name, expected one of them")
     check_tensors(found, _their_weights(model.state_dict()), source)
@@ -93,11 +96,13 @@ DIFFUSERS_VERSION = "0.32.0"  # whose format is written
 
 def unet_to_diffusers(denoiser: Denoiser) -> dict:
     "The network as the config.json of diffusers' `UNet2DModel`. `ValueError`, by name, for what that cannot express."
-    c, (height, width) = network_of(denoiser).config, denoiser.shape[1:]
+    c, (_, height, width) = network_of(denoiser).config, plain("shape", denoiser.shape)
     _check_expressible(c)
     kinds = ["Attn" * (resolution in c.attention_resolutions) for resolution in c.resolutions]
-    labels = {} if c.num_classes is None else {"_null_label": c.null_label}  # a private note: diffusers passes over it
-    return {"_class_name": "UNet2DModel", "_diffusers_version": DIFFUSERS_VERSION, **labels, **UNET_ALWAYS,
+    private = {} if c.num_classes is None else {"_null_label": c.null_label}  # diffusers passes over such notes
+    if denoiser.classes is not None:
+        private["_classes"] = plain("classes", denoiser.classes)
+    return {"_class_name": "UNet2DModel", "_diffusers_version": DIFFUSERS_VERSION, **private, **UNET_ALWAYS,
             "attention_head_dim": None if c.heads == 1 else max(_attended(c)) // c.heads,
             "block_out_channels": [c.base_channels * m for m in c.channel_mults],
             "down_block_types": [f"{kind}DownBlock2D" for kind in kinds], "dropout": c.dropout,
@@ -120,8 +125,11 @@ class _Foreign(dict):
     def refuse(self, key: str, expected: str):
         raise ValueError(f"{self.source}: {key} is {self.get(key)!r:.80}, expected {expected}")
 
-    def whole(self, key: str, high: int = 1_000_000) -> int:
-        return whole_number(self[key], f"{self.source}: {key}", high)
+    def whole(self, key: str, high: int = MOST) -> int:
+        return self.each_whole(key, [self[key]], high)[0]
+
+    def each_whole(self, key: str, values, high: int = MOST) -> list[int]:
+        return [check_number(f"{self.source}: {key}", value, 1, high, whole=True) for value in values]
 
 
 def _check_always(c: _Foreign) -> None:
@@ -145,10 +153,10 @@ def _read_levels(c: _Foreign) -> tuple[list[int], list[bool]]:
     attention = [names[0][block] for block in down]
     if [names[1][block] for block in reversed(up)] != attention:
         c.refuse("up_block_types", "attention at the same levels as in down_block_types")
-    base = whole_number(widths[0], f"{c.source}: block_out_channels", 1_000_000)
-    if any(whole_number(w, f"{c.source}: block_out_channels", 1_000_000) % base for w in widths):
+    base, *_ = widths = c.each_whole("block_out_channels", widths)
+    if any(width % base for width in widths):
         c.refuse("block_out_channels", "multiples of the first")
-    return [w // base for w in widths], attention
+    return [width // base for width in widths], attention
 
 
 def _read_heads(c: _Foreign, widths: set[int]) -> int:
@@ -163,9 +171,9 @@ def _read_heads(c: _Foreign, widths: set[int]) -> int:
 
 def _read_shape(c: _Foreign, levels: int) -> tuple[int, int, int]:
     "The shape (C, H, W) of the images, which must allow `levels - 1` halvings."
-    sides = c["sample_size"] if isinstance(c["sample_size"], (list, tuple)) else [c["sample_size"]] * 2
-    sides, name = [*sides], f"{c.source}: sample_size"
-    if len(sides) != 2 or any(whole_number(side, name, 1_000_000) % 2 ** (levels - 1) for side in sides):
+    given = c["sample_size"] if isinstance(c["sample_size"], (list, tuple)) else [c["sample_size"]] * 2
+    sides = c.each_whole("sample_size", given)
+    if len(sides) != 2 or any(side % 2 ** (levels - 1) for side in sides):
         c.refuse("sample_size", f"one or two sides that can be halved {levels - 1} times")
     if c.whole("in_channels") != c["out_channels"]:
         c.refuse("out_channels", "as many as in_channels: a learned variance is not known here")
@@ -199,6 +207,8 @@ def unet_from_diffusers(config: dict, source: str = "config.json") -> tuple[UNet
 
 PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
+VARIANCE_TYPES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
+
 SCHEDULER_DEFAULTS = {
     "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 1e-4, "clip_sample": True, "clip_sample_range": 1.0,
     "num_train_timesteps": 1000, "prediction_type": "epsilon", "rescale_betas_zero_snr": False, "thresholding": False,
@@ -209,15 +219,16 @@ HOW_TO_SAMPLE = ("dynamic_thresholding_ratio", "sample_max_value", "set_alpha_to
 
 
 def scheduler_to_diffusers(denoiser: Denoiser) -> dict:
-    "Noise levels, prediction and clipping as the configuration of diffusers' `DDPMScheduler`."
-    betas, clip = denoiser.schedule.exact_betas, denoiser.clip
+    "Noise levels, prediction, clipping and variance as the configuration of diffusers' `DDPMScheduler`."
+    betas, clip = denoiser.schedule.exact_betas, plain("clip", denoiser.clip)
     if clip is not None and clip[0] != -clip[1]:
-        raise ValueError(f"clip is {clip}, which diffusers cannot express; expected None or a range around 0")
+        raise ValueError(f"clip is {tuple(clip)}, which diffusers cannot express; expected None or a range around 0")
     named = torch.equal(betas, torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
     return {"_class_name": "DDPMScheduler", "_diffusers_version": DIFFUSERS_VERSION, **SCHEDULER_DEFAULTS,
             "clip_sample": clip is not None, "clip_sample_range": clip[1] if clip else 1.0,
             "num_train_timesteps": len(betas), "prediction_type": PREDICTION_TYPES[denoiser.prediction],
-            "steps_offset": 0, "timestep_spacing": "trailing", "trained_betas": None if named else betas.tolist()}
+            "steps_offset": 0, "timestep_spacing": "trailing", "trained_betas": None if named else betas.tolist(),
+            "variance_type": f"fixed_{denoiser.variance}"}
 
 
 def _read_betas(c: _Foreign) -> Tensor:
@@ -240,23 +251,21 @@ def _read_betas(c: _Foreign) -> Tensor:
 def _check_scheduler(c: _Foreign) -> None:
     "Refuse what says something about the model that a `Denoiser` cannot say."
     for key, known in {"_class_name": ("DDPMScheduler", "DDIMScheduler"), "clip_sample": (True, False),
-                       "prediction_type": tuple(PREDICTION_TYPES.values()), "rescale_betas_zero_snr": (True, False),
-                       "thresholding": (False,),
-                       "variance_type": ("fixed_small", "fixed_small_log", "fixed_large")}.items():
-        if c.get(key) not in known:
-            c.refuse(key, f"one of {known}")
+                       "prediction_type": PREDICTION_TYPES.values(), "rescale_betas_zero_snr": (True, False),
+                       "thresholding": (False,), "variance_type": VARIANCE_TYPES}.items():
+        check_choice(f"{c.source}: {key}", c.get(key), known)
     if not 0 < c["clip_sample_range"] < math.inf:
         c.refuse("clip_sample_range", "a number above 0")
 
 
 def scheduler_from_diffusers(config: dict, source: str = "scheduler_config.json") -> dict:
-    "What a `DDPMScheduler` or `DDIMScheduler` says about the model: `schedule`, `prediction` and `clip` of a Denoiser."
+    "What a `DDPMScheduler` or `DDIMScheduler` says: `schedule`, `prediction`, `clip` and `variance` of a Denoiser."
     try:
         c = _Foreign(config, SCHEDULER_DEFAULTS, source, HOW_TO_SAMPLE)
         _check_scheduler(c)
         high, ours = float(c["clip_sample_range"]), {theirs: name for name, theirs in PREDICTION_TYPES.items()}
         return {"schedule": NoiseSchedule(_read_betas(c)), "prediction": ours[c["prediction_type"]],
-                "clip": (-high, high) if c["clip_sample"] else None}
+                "clip": (-high, high) if c["clip_sample"] else None, "variance": VARIANCE_TYPES[c["variance_type"]]}
     except (TypeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{source} holds a value of the wrong type: {error}") from error
 
@@ -265,39 +274,35 @@ DIFFUSERS_FORMAT = "written by ddpm_course for diffusers, version 1"
 
 _UNET, _SCHEDULER, _TENSORS = "config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors"
 
-_FILES = ("model_index.json", f"unet/{_UNET}", f"scheduler/{_SCHEDULER}", f"unet/{_TENSORS}", "README.md")
+_FILES = ("model_index.json", f"unet/{_UNET}", f"scheduler/{_SCHEDULER}", f"unet/{_TENSORS}", CARD)
 
 _CODE_DIFFUSERS = """from diffusers import DDIMPipeline
 
-pipeline = DDIMPipeline.from_pretrained({title!r})
+pipeline = DDIMPipeline.from_pretrained({name})
 images = pipeline(batch_size=16, num_inference_steps=50, use_clipped_model_output=True).images"""
 
 _CODE_LABELS = """from diffusers import DDIMScheduler, UNet2DModel
 
-unet = UNet2DModel.from_pretrained({title!r}, subfolder="unet")
-scheduler = DDIMScheduler.from_pretrained({title!r}, subfolder="scheduler")
+unet = UNet2DModel.from_pretrained({name}, subfolder="unet")
+scheduler = DDIMScheduler.from_pretrained({name}, subfolder="scheduler")
 # The pipelines pass no labels: call unet(x, t, class_labels=y) in a loop of your own."""
 
 
 def write_pipeline(denoiser: Denoiser, folder: str | Path, *, facts: dict | None = None) -> None:
-    """
-    Write a folder that diffusers' `DDPMPipeline` and `DDIMPipeline` load, with a model card that shows `facts`.
-
-    diffusers itself is not needed. `ValueError`, before anything is written, for what diffusers cannot express, named
-    as in `UNetConfig` (folded pixels, self-conditioning), and for a folder that holds anything else.
-    """
-    folder, model = Path(folder), network_of(denoiser)
-    check_target(folder, "model_index.json", lambda about: about.get("_ddpm_course") == DIFFUSERS_FORMAT, _FILES)
+    "Write the folder of a pipeline as `to_diffusers` says."
+    folder, facts, model, about = Path(folder), plain_facts(facts), network_of(denoiser), describe(denoiser)
+    old = check_target(folder, "model_index.json", lambda about: about.get("_ddpm_course") == DIFFUSERS_FORMAT, _FILES)
     weights = model.state_dict()
+    read_description(about)  # what could not be loaded is not saved
     check_tensors(weights, weights, "the model")
-    index = {"_class_name": "DDPMPipeline", "_diffusers_version": DIFFUSERS_VERSION, "_ddpm_course": DIFFUSERS_FORMAT,
-             "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
-    documents = (index, unet_to_diffusers(denoiser), scheduler_to_diffusers(denoiser))
+    unet, scheduler = unet_to_diffusers(denoiser), scheduler_to_diffusers(denoiser)
     code = _CODE_DIFFUSERS if model.config.num_classes is None else _CODE_LABELS
-    card = model_card(describe(denoiser), count_parameters(model), folder.name, facts or {}, library="diffusers",
-                      code=code)
-    content = [json.dumps(document, indent=2).encode() for document in documents]
-    content += [tensors_to_bytes(_their_weights(weights), {"format": "pt"}), card.encode()]
+    card = model_card(about, count_parameters(model), title_of(folder), facts, library="diffusers", code=code).encode()
+    index = {"_class_name": "DDPMPipeline", "_diffusers_version": DIFFUSERS_VERSION, "_ddpm_course": DIFFUSERS_FORMAT,
+             "_card": sha256(card), "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    content = [json.dumps(document, indent=2).encode() for document in (index, unet, scheduler)]
+    content += [tensors_to_bytes(_their_weights(weights), {"format": "pt"}),
+                card_or_own_words(folder, card, old.get("_card"))]
     write_folder(folder, dict(zip(_FILES, content)), None)
 
 
@@ -314,19 +319,15 @@ def _pipeline(folder: Path) -> tuple[Path, Path]:
 
 
 def read_pipeline(folder: str | Path, *, device="cpu", revision: str | None = None) -> Denoiser:
-    """
-    The model in a folder of diffusers' `DDPMPipeline` or `DDIMPipeline` as a denoiser, in eval mode.
-
-    `folder` may be an id on the Hugging Face hub, of which `revision` fixes the version. Read are the present layout
-    and the one of 2022. `ValueError` naming the file, and the key or tensor, for everything that this course's network
-    cannot represent or that is damaged. No code from the files is ever run.
-    """
+    "The model in the folder of a pipeline, or in one on the hub, as `from_diffusers` says."
     if is_hub_id(folder):
         folder = fetch_from_hub(str(folder), [*_FILES[:4], _UNET, _TENSORS, _SCHEDULER], revision)
     unet, scheduler = _pipeline(Path(folder))
-    architecture, shape = unet_from_diffusers(read_json(unet / _UNET), str(unet / _UNET))
+    about = read_json(unet / _UNET)
+    architecture, shape = unet_from_diffusers(about, str(unet / _UNET))
+    classes = check_classes(about.get("_classes"), architecture.num_classes)
     others = scheduler_from_diffusers(read_json(scheduler / _SCHEDULER), str(scheduler / _SCHEDULER))
     model, source = blank_network(architecture), unet / _TENSORS
     check_file_size(source, model)
     weights = _our_weights(tensors_from_bytes(source.read_bytes(), str(source)), model, str(source))
-    return Denoiser(fill_network(model, weights, str(source)), shape=shape, **others).eval().to(device)
+    return Denoiser(fill_network(model, weights, str(source)), shape=shape, classes=classes, **others).eval().to(device)

@@ -1,37 +1,34 @@
 """A folder that says what a model is, holds its weights, and can be trusted when it comes from somebody else."""
 import dataclasses
 import math
-import re
+import os
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..forward import NoiseSchedule
-from ..lib.storage import (MANIFEST, check_tensors, read_json, read_verified, tensors_from_bytes, tensors_to_bytes,
-                           write_folder)
-from ..objective import Denoiser
+from ..lib.arguments import check_choice, check_number
+from ..lib.storage import (MANIFEST, check_tensors, read_json, read_verified, sha256, tensors_from_bytes,
+                           tensors_to_bytes, write_folder)
+from ..objective import VARIANCES, Denoiser
 from ..schedules import SCHEDULES, make_schedule
 from ..unet import UNet, UNetConfig
-from .model_card import model_card
+from .model_card import model_card, plain, plain_facts
 
 FORMAT = "ddpm_course model, version 1"
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 
-
-def whole_number(value, name: str, high: int) -> int:
-    "A whole number out of somebody else's JSON, or a `ValueError` with its name."
-    if type(value) is not int or not 1 <= value <= high:  # True is an int to Python, but not a size
-        raise ValueError(f"{name} is {value!r:.80}, expected a whole number from 1 to {high:,}")
-    return value
+MOST = 1_000_000  # no size in somebody else's JSON may be larger
 
 
 def schedule_from_config(config: dict) -> NoiseSchedule:
     "The schedule that `schedule_to_config` described."
     if "betas" in config:
         return NoiseSchedule(torch.tensor(config["betas"], dtype=torch.float64))
-    T = whole_number(config["num_timesteps"], "num_timesteps", 100_000)
+    T = check_number("num_timesteps", config["num_timesteps"], 1, 100_000, whole=True)
     return make_schedule(config["name"], T, zero_terminal_snr=config["zero_terminal_snr"])
 
 
@@ -66,10 +63,10 @@ def count_parameters(model: UNet) -> int:
 
 
 def describe(denoiser: Denoiser) -> dict:
-    "Everything but the weights, as JSON: architecture, schedule, prediction, shape and range of the images."
+    "Everything but the weights, as JSON: architecture, schedule, prediction, shape and range of the images, classes."
     return {"format": FORMAT, "architecture": dataclasses.asdict(network_of(denoiser).config),
             "schedule": schedule_to_config(denoiser.schedule), "prediction": denoiser.prediction,
-            "shape": list(denoiser.shape), "clip": denoiser.clip and list(denoiser.clip)}
+            **{name: plain(name, getattr(denoiser, name)) for name in ("variance", "shape", "clip", "classes")}}
 
 
 def read_architecture(config: dict) -> UNetConfig:
@@ -81,64 +78,97 @@ def read_architecture(config: dict) -> UNetConfig:
             raise ValueError(f"{field.name} is {value!r:.80}, expected {'a list' if kind is tuple else kind.__name__}")
         if kind is int or kind is tuple or value is not None and kind is type(None):
             for number in value if kind is tuple else [value]:
-                whole_number(number, field.name, 100 if field.name == "num_res_blocks" else 1_000_000)
+                check_number(field.name, number, 1, 100 if field.name == "num_res_blocks" else MOST, whole=True)
     return UNetConfig(**config)
 
 
-def _parts(config: dict) -> tuple[UNetConfig, dict]:
+def check_classes(names, num_classes: int | None) -> list[str] | None:
+    "The names of the classes, where there are any: one for each class that the network knows."
+    if names is not None and not (isinstance(names, list) and len(names) == (num_classes or 0)
+                                  and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"classes is {names!r:.80}, expected null or the names of the {num_classes or 0} classes")
+    return names
+
+
+def read_description(config: dict) -> tuple[UNetConfig, dict]:
     "What `describe` gave, checked: the architecture, and the arguments of `Denoiser` other than the network."
     if config.get("format") != FORMAT:
         raise ValueError(f"format is {config.get('format')!r:.80}, expected {FORMAT!r}")
     try:
         architecture, clip = read_architecture(config["architecture"]), config["clip"]
-        shape = tuple(whole_number(size, "shape", 1_000_000) for size in config["shape"])
+        shape = tuple(check_number("shape", size, 1, MOST, whole=True) for size in config["shape"])
         if len(shape) != 3 or shape[0] != architecture.image_channels:
             raise ValueError(f"shape is {shape}, expected ({architecture.image_channels}, height, width)")
         if clip is not None and not (len(clip) == 2 and -math.inf < clip[0] < clip[1] < math.inf):
             raise ValueError(f"clip is {clip!r:.80}, expected null or two numbers, the smaller first")
         return architecture, {"schedule": schedule_from_config(config["schedule"]), "shape": shape,
-                              "prediction": config["prediction"], "clip": clip and tuple(map(float, clip))}
+                              "prediction": config["prediction"], "clip": clip and tuple(map(float, clip)),
+                              "variance": check_choice("variance", config.get("variance", "small"), VARIANCES),
+                              "classes": check_classes(config.get("classes"), architecture.num_classes)}
     except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"the model's {MANIFEST} has a missing or unexpected entry: {error}") from error
 
 
 def build(config: dict) -> Denoiser:
     "A denoiser with fresh weights from what `describe` gave. `ValueError` for an unknown format or a bad value."
-    architecture, others = _parts(config)
+    architecture, others = read_description(config)
     return Denoiser(UNet(architecture), **others)
 
 
-def check_target(folder: Path, index: str, is_ours, expected=()) -> None:
-    "A folder may be written if it is new, empty, or a model of ours and nothing more; else it stays untouched."
+def check_target(folder: Path, index: str, is_ours, expected=()) -> dict:
+    """
+    A folder may be written if it is new, empty, or a model of ours and nothing more; else it stays untouched.
+
+    Returns what the `index` of that model says, nothing for a new one.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is a file, expected a folder to write the model to")
     if not folder.exists() or not any(folder.iterdir()):
-        return
+        return {}
     about = read_json(folder / index) if (folder / index).is_file() else {}
     if not is_ours(about):
         raise ValueError(f"{str(folder)!r} holds something else, expected a new or empty folder, or a model's")
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    if strangers := sorted(there - {index, *(expected or about.get("files", ()))}):
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    if strangers := sorted(there - {index, *(expected or _listed(about))}):
         raise ValueError(f"{str(folder)!r} holds {strangers[0]!r}, which is no part of the model and would be lost")
+    return about
+
+
+def _listed(about: dict) -> dict:
+    "The fingerprints of a folder's files."
+    files = about.get("files")
+    return files if isinstance(files, dict) else {}
+
+
+def card_or_own_words(folder: Path, card: bytes, recorded: str | None) -> bytes:
+    "The README to write: our `card`, unless the one in the folder is not ours, whose SHA-256 was `recorded`."
+    if not (folder / CARD).is_file() or sha256(there := (folder / CARD).read_bytes()) == recorded:
+        return card
+    warnings.warn(f"{str(folder / CARD)!r} was written by hand and is kept; delete it first for a new model card")
+    return there
+
+
+def title_of(folder: Path) -> str:
+    return Path(os.path.abspath(folder)).name
 
 
 def write_model(denoiser: Denoiser, folder: str | Path, *, facts: dict | None = None, half: bool = False,
                 extra_files: dict[str, bytes] | None = None, extra_config: dict | None = None) -> None:
     """
-    Write a model folder: `config.json`, `model.safetensors` and a model card, all at once or not at all.
+    Write a model folder as `save_pretrained` says; `extra_files` and `extra_config` are what a checkpoint adds.
 
-    `facts`: rows for the model card, see `model_card`. `half`: store weights as float16. `extra_files`,
-    `extra_config`: what a checkpoint adds. `ValueError` where `folder` holds anything but a model of this course, or
-    the weights are not finite.
+    Private paths are kept out of `facts` and `extra_config`, see `plain`.
     """
-    folder, facts = Path(folder), facts or {}
-    check_target(folder, MANIFEST, lambda about: about.get("format") == FORMAT)
+    folder, facts, extra = Path(folder), plain_facts(facts), plain("extra_config", extra_config or {})
+    old = check_target(folder, MANIFEST, lambda about: about.get("format") == FORMAT)
     model, about = network_of(denoiser), describe(denoiser)
     weights = {k: v.half() if half else v for k, v in model.state_dict().items()}
-    check_tensors(weights, weights, "the model")  # what could not be loaded is not saved
-    content = {WEIGHTS: tensors_to_bytes(weights), **(extra_files or {}),
-               "README.md": model_card(about, count_parameters(model), folder.name, facts).encode()}
-    write_folder(folder, content, {**about, "facts": facts, **(extra_config or {})})
+    read_description(about)  # what could not be loaded is not saved
+    check_tensors(weights, weights, "the model")
+    card = model_card(about, count_parameters(model), title_of(folder), facts).encode()
+    ours = old.get("card") or _listed(old).get(CARD)
+    content = {WEIGHTS: tensors_to_bytes(weights), **(extra_files or {}), CARD: card_or_own_words(folder, card, ours)}
+    write_folder(folder, content, {**about, "facts": facts, "card": sha256(card), **extra})
 
 
 def blank_network(config: UNetConfig) -> UNet:
@@ -174,31 +204,26 @@ def fill_network(model: UNet, weights: dict[str, Tensor], source: str) -> UNet:
 
 def read_model(folder: Path) -> Denoiser:
     "The denoiser in a model folder, in eval mode. `ValueError` where it is damaged, changed or of another kind."
-    architecture, others = _parts(read_json(folder / MANIFEST))
+    architecture, others = read_description(read_json(folder / MANIFEST))
     model, source = blank_network(architecture), folder / WEIGHTS
     check_file_size(source, model)
     weights = tensors_from_bytes(read_verified(folder, WEIGHTS), str(source))
     return Denoiser(fill_network(model, weights, str(source)), **others).eval()
 
 
-def is_hub_id(name: str | Path) -> bool:
-    here = Path(name)
-    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name))) and not here.exists() and not here.parent.exists()
-
-
-def fetch_from_hub(name: str, wanted: list[str], revision: str | None) -> Path:
-    "The folder into which `huggingface_hub` has put the `wanted` files of a repository. `ValueError` where it cannot."
-    try:
-        from huggingface_hub import snapshot_download  # not needed for anything else
-    except ImportError:
-        raise ValueError(f"{name!r} is no folder here; for an id on the hub, pip install huggingface_hub") from None
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # whatever the network has come up with
-        raise ValueError(f"{name!r} is no folder here, and the hub does not give it: {error}") from error
-
-
 def checkpoints(run: str | Path) -> list[Path]:
     "The checkpoint folders of a run, the newest first. Half-written ones have another name and are not among them."
     found = [p for p in Path(run).glob("checkpoints/step-*") if p.name[5:].isdigit()]
     return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
+
+
+def read_run(run: Path) -> Denoiser:
+    "The denoiser in the newest checkpoint of a run that can be read; a newer one is passed over with a warning."
+    there, reasons = checkpoints(run), []
+    for folder in there:
+        try:
+            return read_model(folder)
+        except (ValueError, OSError) as error:
+            reasons.append(f"{folder.name} is passed over: {error}")
+            warnings.warn(reasons[-1])
+    raise ValueError(f"none of the {len(there)} checkpoints in {str(run)!r} can be read; {reasons[0]}")
