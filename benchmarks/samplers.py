@@ -5,10 +5,11 @@
     python benchmarks/samplers.py --device cuda       # also with a real network: eager, compiled, CUDA graphs
     python benchmarks/samplers.py --strict            # exits with 1 where ours costs more than theirs
 
-The network is a stub that answers at once with a stored tensor, the noise estimate. What is left is overhead: from
-that answer to the image estimate, clipping, the move to the next level, and whatever checks and look-ups a library
-makes. Both sides do the same work: DDIM clips and moves the noise estimate along, PLMS does not clip. 64 images of 1x32x32, float32, `--threads` threads (1 by default), a linear schedule of 1000 levels, 1000 steps
-of DDPM and 50 of the others, repeated to as many.
+The network is a stub that answers at once with a stored tensor, the noise estimate. What is left is overhead: from that
+answer to the image estimate, clipping, the move to the next level, and whatever checks and look-ups a library makes.
+Both sides do the same work: DDIM clips and moves the noise estimate along, PLMS does not clip. 64 images of 1x32x32,
+float32, `--threads` threads (1 by default), a linear schedule of 1000 levels, 1000 steps of DDPM and 50 of the others,
+repeated to as many.
 
 Random numbers cost every DDPM the same; the time of drawing them alone is measured too and taken off ("without
 drawing"). In each round all contestants run one after the other, so that a busy moment of the machine hits all of them.

@@ -56,15 +56,15 @@ def _nats(each: Tensor) -> Tensor:
 
 # %% ../nbs/13_likelihood.ipynb #a21784f4
 @torch.no_grad()
-def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None, decoder: str = "discretized", y: Tensor | None = None,
-              levels: Sequence[int] | None = None, noise: Tensor | None = None, clip="denoiser",
-              generator: torch.Generator | None = None) -> VLBTerms:
+def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None, decoder: str = "discretized",
+              y: Tensor | None = None, levels: Sequence[int] | None = None, noise: Tensor | None = None,
+              clip="denoiser", generator: torch.Generator | None = None) -> VLBTerms:
     """
     The terms of the variational bound (equation 4.5; Ho et al. 2020, equation 5) for images `x0` (B, ...).
 
     `variance` of the model's steps: "small", the posterior's (its second value at the first step, where it is 0), or
-    "large", beta; the one that the denoiser names where None, or else "small". `decoder` of L_0: "discretized" for 8-bit images in [-1, 1] (equation 13.1), "gaussian", a density,
-    for other data. `L_t` holds a column for every code level in `levels`, 1..T-1 where None, with one draw of x_t each
+    "large", beta; the one that the denoiser names where None, or else "small". `decoder` of L_0: "discretized" for
+    8-bit images in [-1, 1] (equation 13.1), "gaussian", a density, for other data. `L_t` holds a column for every code level in `levels`, 1..T-1 where None, with one draw of x_t each
     (from `noise`, the same at every level, where given). `clip` as in samplers. Sum of all: the bound, in nats.
     """
     variance = getattr(denoiser, "variance", "small") if variance is None else variance
@@ -102,8 +102,8 @@ def _cells(T: int, levels: int | None) -> tuple[Tensor, Tensor]:
     edges = torch.logspace(0, math.log10(T), levels + 1, dtype=torch.float64).round().long().unique()
     return edges[:-1], edges.diff()
 
-def bits_per_dim(denoiser: AnyDenoiser, x0: Tensor, *, levels: int | None = None, generator: torch.Generator | None = None,
-                 **options) -> Tensor:
+def bits_per_dim(denoiser: AnyDenoiser, x0: Tensor, *, levels: int | None = None,
+                 generator: torch.Generator | None = None, **options) -> Tensor:
     """
     An upper bound on -log2 p(x0) for each dimension of each image (equation 13.2): float64 (B,).
 

@@ -193,7 +193,8 @@ def test_11_a_denoiser_keeps_the_names_of_its_classes():
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
 def test_14_at_scale_0_guidance_is_the_answer_without_labels(rescale):
-    for denoiser in (small(), IdealDenoiser(GaussianMixture([[-1.0] * 64, [1.0] * 64], 0.1), SCHEDULE, shape=(1, 8, 8))):
+    world = GaussianMixture([[-1.0] * 64, [1.0] * 64], 0.1)
+    for denoiser in (small(), IdealDenoiser(world, SCHEDULE, shape=(1, 8, 8))):
         guided, plain = with_guidance(denoiser, 0, rescale), denoiser(GIVEN, 300)
         for y in (torch.tensor([0, 1]), torch.tensor([1, 0])):
             answer = guided(GIVEN, 300, y)
