@@ -12,7 +12,7 @@ from pathlib import Path
 from .formats.diffusers import read_pipeline, write_pipeline
 from .formats.hugging_face import fetch_from_hub, is_hub_id
 from .formats.model_folder import WEIGHTS, checkpoints, read_model, read_run, write_model
-from .lib.storage import MANIFEST
+from .lib.storage import MANIFEST, whole_folder
 from .objective import Denoiser
 
 # %% ../nbs/15_sharing_models.ipynb #19be0dec
@@ -40,7 +40,7 @@ def load_pretrained(folder_or_name: str | Path, *, device="cpu", revision: str |
     bundled = files("ddpm_course") / "assets" / "models" / name
     if checkpoints(folder):
         denoiser = read_run(folder)
-    elif (folder / MANIFEST).is_file():
+    elif (whole_folder(folder) / MANIFEST).is_file():
         denoiser = read_model(folder)
     elif name.isidentifier() and bundled.is_dir():
         with as_file(bundled) as path:

@@ -225,3 +225,27 @@ def test_16_a_link_beside_the_model_is_not_lost(tmp_path):
     with pytest.raises(ValueError, match="holds 'pictures', which is no part of the model"):
         save_pretrained(small_denoiser(), tmp_path / "model")
     assert (tmp_path / "model" / "pictures").is_symlink()
+
+
+@pytest.mark.parametrize("write, read", [(save_pretrained, load_pretrained), (to_diffusers, from_diffusers)])
+def test_18_a_kill_between_two_renames_loses_nothing(write, read, tmp_path):
+    write(small_denoiser(), tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("By hand.")
+    (tmp_path / "model").rename(tmp_path / ".model.old")  # what such a kill leaves
+    assert same_model(read(tmp_path / "model"), small_denoiser())
+    with pytest.warns(UserWarning, match="was written by hand and is kept"):
+        write(small_denoiser(seed=1), tmp_path / "model")
+    assert same_model(read(tmp_path / "model"), small_denoiser(seed=1))
+    assert (tmp_path / "model" / "README.md").read_text() == "By hand."
+
+
+@pytest.mark.parametrize("write, read", [(save_pretrained, load_pretrained), (to_diffusers, from_diffusers)])
+def test_19_a_folder_that_is_a_link_stays_one(write, read, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for seed in (1, 2):
+        write(small_denoiser(seed), tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        for name in ("link", "elsewhere"):
+            assert same_model(read(tmp_path / name), small_denoiser(seed))
+    assert "\n# link\n" in (tmp_path / "elsewhere" / "README.md").read_text()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..forward import NoiseSchedule
 from ..lib.arguments import check_choice, check_number
-from ..lib.storage import check_tensors, read_json, sha256, tensors_from_bytes, tensors_to_bytes, write_folder
+from ..lib.storage import (check_tensors, read_json, sha256, tensors_from_bytes, tensors_to_bytes, whole_folder,
+                           write_folder)
 from ..objective import Denoiser
 from ..schedules import cosine_beta_schedule, rescale_zero_terminal_snr
 from ..unet import UNet, UNetConfig
@@ -291,7 +292,8 @@ scheduler = DDIMScheduler.from_pretrained({name}, subfolder="scheduler")
 def write_pipeline(denoiser: Denoiser, folder: str | Path, *, facts: dict | None = None) -> None:
     "Write the folder of a pipeline as `to_diffusers` says."
     folder, facts, model, about = Path(folder), plain_facts(facts), network_of(denoiser), describe(denoiser)
-    old = check_target(folder, "model_index.json", lambda about: about.get("_ddpm_course") == DIFFUSERS_FORMAT, _FILES)
+    there = whole_folder(folder)
+    old = check_target(there, "model_index.json", lambda about: about.get("_ddpm_course") == DIFFUSERS_FORMAT, _FILES)
     weights = model.state_dict()
     read_description(about)  # what could not be loaded is not saved
     check_tensors(weights, weights, "the model")
@@ -302,7 +304,7 @@ def write_pipeline(denoiser: Denoiser, folder: str | Path, *, facts: dict | None
              "_card": sha256(card), "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     content = [json.dumps(document, indent=2).encode() for document in (index, unet, scheduler)]
     content += [tensors_to_bytes(_their_weights(weights), {"format": "pt"}),
-                card_or_own_words(folder, card, old.get("_card"))]
+                card_or_own_words(there, card, old.get("_card"))]
     write_folder(folder, dict(zip(_FILES, content)), None)
 
 
@@ -322,7 +324,7 @@ def read_pipeline(folder: str | Path, *, device="cpu", revision: str | None = No
     "The model in the folder of a pipeline, or in one on the hub, as `from_diffusers` says."
     if is_hub_id(folder):
         folder = fetch_from_hub(str(folder), [*_FILES[:4], _UNET, _TENSORS, _SCHEDULER], revision)
-    unet, scheduler = _pipeline(Path(folder))
+    unet, scheduler = _pipeline(whole_folder(folder))
     about = read_json(unet / _UNET)
     architecture, shape = unet_from_diffusers(about, str(unet / _UNET))
     classes = check_classes(about.get("_classes"), architecture.num_classes)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..forward import NoiseSchedule
 from ..lib.arguments import check_choice, check_number
 from ..lib.storage import (MANIFEST, check_tensors, read_json, read_verified, sha256, tensors_from_bytes,
-                           tensors_to_bytes, write_folder)
+                           tensors_to_bytes, whole_folder, write_folder)
 from ..objective import VARIANCES, Denoiser
 from ..schedules import SCHEDULES, make_schedule
 from ..unet import UNet, UNetConfig
@@ -160,14 +160,15 @@ def write_model(denoiser: Denoiser, folder: str | Path, *, facts: dict | None = 
     Private paths are kept out of `facts` and `extra_config`, see `plain`.
     """
     folder, facts, extra = Path(folder), plain_facts(facts), plain("extra_config", extra_config or {})
-    old = check_target(folder, MANIFEST, lambda about: about.get("format") == FORMAT)
+    there = whole_folder(folder)
+    old = check_target(there, MANIFEST, lambda about: about.get("format") == FORMAT)
     model, about = network_of(denoiser), describe(denoiser)
     weights = {k: v.half() if half else v for k, v in model.state_dict().items()}
     read_description(about)  # what could not be loaded is not saved
     check_tensors(weights, weights, "the model")
     card = model_card(about, count_parameters(model), title_of(folder), facts).encode()
     ours = old.get("card") or _listed(old).get(CARD)
-    content = {WEIGHTS: tensors_to_bytes(weights), **(extra_files or {}), CARD: card_or_own_words(folder, card, ours)}
+    content = {WEIGHTS: tensors_to_bytes(weights), **(extra_files or {}), CARD: card_or_own_words(there, card, ours)}
     write_folder(folder, content, {**about, "facts": facts, "card": sha256(card), **extra})
 
 
@@ -204,6 +205,7 @@ def fill_network(model: UNet, weights: dict[str, Tensor], source: str) -> UNet:
 
 def read_model(folder: Path) -> Denoiser:
     "The denoiser in a model folder, in eval mode. `ValueError` where it is damaged, changed or of another kind."
+    folder = whole_folder(folder)
     architecture, others = read_description(read_json(folder / MANIFEST))
     model, source = blank_network(architecture), folder / WEIGHTS
     check_file_size(source, model)
