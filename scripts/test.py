@@ -15,12 +15,13 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONUTF8": "1"}  # two workers on two cores
+ENV = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ,  # see ddpm_course/__init__.py: many tests load torch first
+       "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONUTF8": "1"}  # two workers on two cores
 NBDEV_TEST = shutil.which("nbdev_test", path=sysconfig.get_path("scripts"))  # of this environment, also when inactive
 
 
-def run_and_show(command: list[str]) -> subprocess.CompletedProcess:
-    run = subprocess.run(command, cwd=ROOT, env=ENV, text=True, encoding="utf-8", stdout=subprocess.PIPE,
+def run_and_show(command: list[str], **variables: str) -> subprocess.CompletedProcess:
+    run = subprocess.run(command, cwd=ROOT, env=ENV | variables, text=True, encoding="utf-8", stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT)
     print(run.stdout, flush=True)
     return run
@@ -37,7 +38,7 @@ def notebooks() -> tuple[int, int]:
 
 def pytest() -> tuple[int, int]:
     run = run_and_show([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal",
-                        "-o", "tmp_path_retention_policy=failed", "--durations=8", "tests"])
+                        "-o", "tmp_path_retention_policy=failed", "--durations=8", "tests"], MPLBACKEND="agg")
     passed, failed = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout))) for word in ("passed", "(?:failed|err)"))
     return passed, max(failed, int(run.returncode != 0))
 

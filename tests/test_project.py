@@ -1,10 +1,12 @@
 """What holds for the project as a whole: the front page, the table of contents, the shape of the notebooks."""
 import ast
 import importlib
+import inspect
 import json
 import os
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +35,54 @@ def test_links_and_pictures_of_the_readme_exist():
     assert targets and not [t for t in targets if not (ROOT / t).exists()]
 
 
-def test_the_sidebar_lists_every_notebook():
-    sidebar = (ROOT / "nbs" / "sidebar.yml").read_text(encoding="utf-8")
-    assert not [p.name for p in NOTEBOOKS if p.relative_to(ROOT / "nbs").as_posix() not in sidebar]
+def test_the_example_in_the_readme_runs(monkeypatch):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    example = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)[1]
+    names = {}
+    exec(example, names)  # noqa: S102
+    assert names["images"].shape == (10, 1, 28, 28)
+
+
+def test_the_sidebar_lists_every_notebook_and_every_reference_page():
+    sidebar = re.findall(r"- (\S+\.(?:ipynb|md))$", (ROOT / "nbs" / "sidebar.yml").read_text(encoding="utf-8"), re.M)
+    pages = [f"reference/{p.parent.name}.md" for p in (ROOT / "ddpm_course").glob("*/__init__.py")]
+    assert sorted(sidebar) == sorted([*(p.relative_to(ROOT / "nbs").as_posix() for p in NOTEBOOKS), *pages])
+
+
+def test_the_reference_pages_show_every_public_function_of_the_plain_modules(monkeypatch, tmp_path):
+    script = runpy.run_path(str(ROOT / "scripts" / "reference.py"))
+    monkeypatch.setitem(script["main"].__globals__, "OUT", tmp_path)
+    script["main"]()
+    for file in (ROOT / "ddpm_course").glob("*/[!_]*.py"):
+        room, text = file.parent.name, (tmp_path / f"{file.parent.name}.md").read_text(encoding="utf-8")
+        module = importlib.import_module(f"ddpm_course.{room}.{file.stem}")
+        assert f"## {room}.{file.stem}\n\n{module.__doc__.strip()}\n" in text
+        for name, thing in vars(module).items():
+            if name[0] != "_" and inspect.isroutine(thing) and thing.__module__ == module.__name__:
+                line = inspect.getsourcelines(inspect.unwrap(thing))[1]
+                lines = file.read_text(encoding="utf-8").splitlines()
+                at = next(n for n in range(line, len(lines) + 1) if lines[n - 1].startswith("def "))
+                assert f"### [{name}](" in text and f"{room}/{file.name}#L{at})" in text
+
+
+def test_the_contributor_map_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## I want to change")[2].partition("\n## ")[0]
+    homes = [ROOT, ROOT / "tests", *(p.parent for p in (ROOT / "ddpm_course").rglob("__init__.py"))]
+    files = re.findall(r"`([\w/*]+\.(?:pyi?|ipynb))`", table)
+    assert len(files) > 40 and not [f for f in files if not any(list(home.glob(f)) for home in homes)]
+    assert not [p for p in (ROOT / "ddpm_course").glob("*/[!_]*.py") if f"{p.name}`" not in table]
+
+
+def test_the_versions_of_python_are_the_same_wherever_they_are_named():
+    text = {name: (ROOT / name).read_text(encoding="utf-8")
+            for name in (".github/workflows/test.yaml", "README.md", "CONTRIBUTING.md", "setup.py", "settings.ini")}
+    tested = re.findall(r'"3\.(\d+)"', re.search(r"python: \[(.*)\]", text[".github/workflows/test.yaml"])[1])
+    assert tested == [str(v) for v in range(int(tested[0]), int(tested[-1]) + 1)]
+    span = f"Python 3.{tested[0]} to 3.{tested[-1]}"
+    assert span in text["README.md"] and span in text["CONTRIBUTING.md"]
+    assert f"for minor in ({', '.join(tested)})" in text["setup.py"]
+    assert re.search(rf"^min_python = 3\.{tested[0]}$", text["settings.ini"], re.M)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -65,6 +112,7 @@ def test_the_shape_of_a_chapter(path):
             if re.match(r"#\|\s*export", source):
                 a_class = isinstance(ast.parse(source).body[0], ast.ClassDef)  # which cannot be cut into cells
                 assert a_class or len(source.splitlines()) <= 45, f"a cell that is too long to read: {source[:80]}"
+                assert max(map(len, source.splitlines())) <= 120, f"a line that is too long to read: {source[:80]}"
             elif "plt.show()" in source:
                 assert "fig-alt" in source, f"a figure without alt text: {source[:80]}"
 
