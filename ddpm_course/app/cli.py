@@ -66,7 +66,8 @@ def train_config(given: dict) -> TrainConfig:
     config = dataclasses.replace(saved_config(file) if file else TrainConfig(), **given)
     if config.resume:
         own = Path(config.out) / "config.json"
-        return config if file or not own.is_file() else dataclasses.replace(saved_config(own), out=config.out, **given)
+        given["out"] = config.out
+        return config if file or not own.is_file() else dataclasses.replace(saved_config(own), **given)
     if "out" in given or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # several processes could find several folders
         return config
     if (out := free_folder(config.out)) != config.out:
