@@ -165,8 +165,8 @@ def seeded():
     return {"generator": torch.Generator().manual_seed(0), "progress": False}
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-def test_pipelines_draw_our_pictures(prediction, tmp_path):
+@pytest.mark.parametrize("prediction, variance", [("eps", "small"), ("x0", "large"), ("v", "large")])
+def test_pipelines_draw_our_pictures(prediction, variance, tmp_path):
     network = random_everywhere(small_denoiser(config=dataclasses.replace(SMALL, num_classes=None)).model, size=0.1)
     mine = Denoiser(network, make_schedule("linear"), prediction, shape=(1, 8, 8))
     to_diffusers(mine, tmp_path)
@@ -174,10 +174,10 @@ def test_pipelines_draw_our_pictures(prediction, tmp_path):
     ours = ddim_sample(mine, 4, steps=25, **seeded())
     assert ours.std() > 0.1
     assert_close(theirs, ours, atol=1e-4, rtol=0)
-    mine = Denoiser(network, make_schedule("cosine", 25), prediction, shape=(1, 8, 8))
+    mine = Denoiser(network, make_schedule("cosine", 25), prediction, shape=(1, 8, 8), variance=variance)
     to_diffusers(mine, tmp_path)
     theirs = draw(DDPMPipeline.from_pretrained(tmp_path), 4, num_inference_steps=25)
-    assert_close(theirs, ddpm_sample(mine, 4, **seeded()), atol=1e-4, rtol=0)
+    assert_close(theirs, ddpm_sample(from_diffusers(tmp_path), 4, **seeded()), atol=1e-4, rtol=0)
 
 
 def test_a_pipeline_stops_at_a_model_with_labels(tmp_path):

@@ -26,7 +26,7 @@ SCRIPT = """
 import builtins, dataclasses, json, os, signal, sys
 import torch
 from safetensors.torch import load_file, save_file
-from ddpm_course.app import processes, run as module
+from ddpm_course.app import images, processes, run as module
 from ddpm_course import training
 from ddpm_course.app.config import TrainConfig
 from ddpm_course.app.run import train
@@ -58,6 +58,8 @@ def not_in_the_run(real):
     return call
 
 module._checkpoint, module.training_steps = spy, interrupted
+if rank == 1:
+    images.load_images = None  # the first process reads them for both
 config = TrainConfig(**options)
 if rank == 1:
     builtins.open, os.replace, os.mkdir, os.rmdir = map(not_in_the_run, (open, os.replace, os.mkdir, os.rmdir))

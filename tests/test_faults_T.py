@@ -357,7 +357,8 @@ def test_18_to_make_a_network_touches_no_random_state_of_graphics_cards(monkeypa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
 def test_18_the_random_state_of_the_caller_stays_on_a_graphics_card_too():
-    c, before = config("digits", "-", image_size=28, patch_size=2, dropout=0.5, device="cuda"), torch.cuda.get_rng_state()
+    c = config("digits", "-", image_size=28, patch_size=2, dropout=0.5, device="cuda")
+    before = torch.cuda.get_rng_state()
     train_step(new_state(c, 10), load_digits().batch(torch.arange(4)), c)
     assert torch.equal(before, torch.cuda.get_rng_state())
 
@@ -413,7 +414,7 @@ def test_own_data_and_network_train_resume_and_say_what_is_missing(tmp_path):
     assert same(tensors(run.folder), tensors(whole.folder))
     assert any("running_mean" in name for name in tensors(run.folder))
     for given, words in (({"model": net()}, r"data is None, expected the data set .* train\(..., data=...\)"),
-                         ({"data": Noise()}, r"network 'Net', and the network to train is 'UNet'; .* model=...\) with a Net"),
+                         ({"data": Noise()}, r"'Net', and the network to train is 'UNet'; .* model=...\) with a Net"),
                          ({"data": Noise(), "model": net(Other)}, "the network to train is 'Other'"),
                          ({"data": Noise(16), "model": net()}, "have changed since the run was begun .6 then, 12 now")):
         with pytest.raises(ValueError, match=words):

@@ -130,7 +130,7 @@ def without_folders(config: dict) -> dict:
 def check_same(trained: dict, config: TrainConfig, where: str) -> None:
     "`ValueError` that names the fields in which a run and a configuration differ, if they change the result."
     now = without_folders(json.loads(json.dumps(dataclasses.asdict(config))))
-    was = {f.name: f.default for f in dataclasses.fields(config)} | without_folders(trained)  # the old knew fewer fields
+    was = {f.name: f.default for f in dataclasses.fields(config)} | without_folders(trained)  # old runs know fewer
     different = [f"{k} (was {was[k]!r}, now {now[k]!r})" for k in now if k not in FREE_TO_CHANGE and was[k] != now[k]]
     if different:
         raise ValueError(f"{where} has another configuration: {'; '.join(different)}; "

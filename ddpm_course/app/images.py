@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data import ImageDataset, hold_out, load_images
-from ..lib.images import NAMED_DATASETS, UnreadableImage, fingerprint
+from ..lib.images import NAMED_DATASETS, UnreadableImage, fingerprints
 from .config import TrainConfig
 
 DATA = "data.json"
@@ -38,7 +38,8 @@ class OwnImages:
         try:
             item = self.dataset[i]
         except Exception as error:  # whatever the user's code has come up with
-            raise UnreadableImage(f"item {i} of the data set cannot be read: {type(error).__name__}: {error}") from error
+            what = f"{type(error).__name__}: {error}"
+            raise UnreadableImage(f"item {i} of the data set cannot be read: {what}") from error
         image, label = item if isinstance(item, (tuple, list)) else (item, 0)
         shape = (self.config.channels, self.config.image_size, self.config.image_size)
         if not isinstance(image, Tensor) or not image.is_floating_point() or image.shape != shape:
@@ -94,14 +95,17 @@ def describe_data(data, held_out, own: bool = False) -> dict:
     item_by_item = isinstance(data, OwnImages)  # only their number is known without reading all
     return {"images": len(data), "held_out": 0 if held_out is None else len(held_out), "classes": data.classes,
             "own": own, "in_memory": not item_by_item and isinstance(data.images, Tensor),
-            "fingerprint": None if item_by_item else fingerprint(data),
+            "fingerprint": None if item_by_item else fingerprints(data)[0],
             "skipped": [{"file": f, "reason": r} for f, r in data.skipped]}
 
 
-def check_images(config: TrainConfig, described: dict, was: dict) -> None:
+def check_images(config: TrainConfig, data, described: dict, was: dict) -> None:
     "Before a run goes on: the images are those it was begun with, as far as can be told."
     # The fingerprint of files sees their names and sizes only, so it cannot be compared with that of images in memory.
-    alike = was.get("in_memory", described["in_memory"]) == described["in_memory"] and described["fingerprint"]
-    if any(was.get(key) != described[key] for key in (("fingerprint",) if alike else ("images", "held_out"))):
+    if described["fingerprint"] and was.get("in_memory", described["in_memory"]) == described["in_memory"]:
+        alike = was.get("fingerprint") in fingerprints(data)
+    else:
+        alike = all(was.get(key) == described[key] for key in ("images", "held_out"))
+    if not alike:
         raise ValueError(f"the images in {config.data!r} have changed since the run was begun ({was.get('images')} "
                          f"then, {described['images']} now); expected the same, or another run folder")

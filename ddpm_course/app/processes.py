@@ -6,12 +6,14 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import filelock
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from ..lib.images import ImageFiles, UnreadableImage, batches
@@ -37,14 +39,31 @@ def make_accelerator(c: TrainConfig) -> Accelerator:
     "What knows about the other processes of this run, and about trackers. Precision is ours to decide, below."
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     wanted = None if c.tracker == "none" else c.tracker
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # the others wait while the first decodes the images
     accelerator = Accelerator(mixed_precision="no", cpu=several and c.device == "cpu", log_with=wanted,
-                              project_dir=c.out)
+                              project_dir=c.out, kwargs_handlers=[patient])
     if wanted and not accelerator.log_with:
         raise ValueError(f"tracker is {wanted!r}, whose package is missing: pip install {wanted}")
     if c.batch_size % (accelerator.num_processes * c.accumulate):
         raise ValueError(f"batch_size is {c.batch_size}, expected a multiple of {accelerator.num_processes} "
                          f"(processes) times {c.accumulate} (accumulate)")
     return accelerator
+
+
+def read_once(accelerator: Accelerator, read: Callable):
+    "What `read` answers or raises, asked of the first process alone and sent to the others."
+    if accelerator.num_processes == 1:
+        return read()
+    answer = [None]
+    if accelerator.is_main_process:
+        try:
+            answer = [read()]
+        except (ValueError, OSError) as error:
+            answer = [error]
+    broadcast_object_list(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    return answer[0]
 
 
 def fetched(state: TrainState, data, indices: Iterator[Tensor], workers: int) -> Iterator:
@@ -118,7 +137,7 @@ def locked(folder: Path):
         raise ValueError(f"out is {str(folder)!r}, into which another run is writing ({who}); expected another folder, "
                          f"or the end of that run") from None
     except (OSError, NotImplementedError) as error:
-        warnings.warn(f"{str(folder)!r} lies where files cannot be locked ({error}): see to it that one run writes there")
+        warnings.warn(f"{str(folder)!r} lies where files cannot be locked ({error}): let only one run write there")
     try:
         with contextlib.suppress(OSError):
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")

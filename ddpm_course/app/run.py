@@ -32,8 +32,8 @@ from ..unet import UNet
 from .checkpoints import resume_from, save_checkpoint
 from .config import TrainConfig, architecture, check_same
 from .images import DATA, check_images, describe_data, is_folder, load_data
-from .processes import (HOLDER, LOCK, fetched, interruptible, locked, make_accelerator, pick_device, safe_workers, say,
-                        stop_now)
+from .processes import (HOLDER, LOCK, fetched, interruptible, locked, make_accelerator, pick_device, read_once,
+                        safe_workers, say, stop_now)
 
 
 def _check_folder(config: TrainConfig) -> None:
@@ -60,7 +60,8 @@ def read_metrics(run: str | Path) -> list[dict]:
     return rows
 
 
-def new_state(config: TrainConfig, classes: list[str] | int | None = None, model: nn.Module | None = None) -> TrainState:
+def new_state(config: TrainConfig, classes: list[str] | int | None = None,
+              model: nn.Module | None = None) -> TrainState:
     """
     The state of a run before its first update.
 
@@ -85,7 +86,8 @@ def start_from(state: TrainState, name: str) -> None:
         weights = load_pretrained(name).model.state_dict()
         check_tensors(weights, state.denoiser.model.state_dict(), "its network")
     except ValueError as error:
-        raise ValueError(f"init is {name!r}, expected a model with the network that is to be trained: {error}") from error
+        raise ValueError(f"init is {name!r}, expected a model with the network that is to be trained: "
+                         f"{error}") from error
     for model in (state.denoiser.model, state.ema.module):
         model.load_state_dict(weights)
 
@@ -169,14 +171,14 @@ def _begin(c: TrainConfig, own_data: Dataset | None, model: nn.Module | None) ->
     if noted.get("own") and own_data is None:
         raise ValueError(f"data is None, expected the data set that the run in {c.out!r} was begun with: "
                          f"train(..., data=...)")
-    with accelerator.main_process_first() if c.download else contextlib.nullcontext():
-        data, held_out = load_data(c, own_data, noted)
+    load = functools.partial(load_data, c, own_data, noted)
+    data, held_out = read_once(accelerator, load) if own_data is None else load()
     if c.conditional and data.classes is None:
         raise ValueError(f"conditional is True, expected a data set with classes; {c.data!r} has none")
     state = new_state(c, None if c.conditional is False else data.classes, model)
     described = describe_data(data, held_out, own_data is not None)
     if noted:
-        check_images(c, described, noted)
+        check_images(c, data, described, noted)
     if not (c.resume and resume_from(state, c)) and c.init:
         start_from(state, c.init)
     accelerator.wait_for_everyone()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..forward import NoiseSchedule
-from ..lib.arguments import check_number
+from ..lib.arguments import check_choice, check_number
 from ..lib.storage import check_tensors, read_json, sha256, tensors_from_bytes, tensors_to_bytes, write_folder
 from ..objective import Denoiser
 from ..schedules import cosine_beta_schedule, rescale_zero_terminal_snr
@@ -51,8 +51,8 @@ def _their_weights(ours: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _our_weights(theirs: dict[str, Tensor], model: UNet, source: str) -> dict[str, Tensor]:
     "The tensors of a file of diffusers under our names, after every check that can be made."
-    new = lambda name: re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_NAMES[m[1]]}.", name)
-    found = {new(name): tensor for name, tensor in theirs.items()}
+    found = {re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_NAMES[m[1]]}.", name): tensor
+             for name, tensor in theirs.items()}
     if len(found) < len(theirs):
         raise ValueError(f"{source} holds an attention layer under its old and its new name, expected one of them")
     check_tensors(found, _their_weights(model.state_dict()), source)
@@ -251,10 +251,9 @@ def _read_betas(c: _Foreign) -> Tensor:
 def _check_scheduler(c: _Foreign) -> None:
     "Refuse what says something about the model that a `Denoiser` cannot say."
     for key, known in {"_class_name": ("DDPMScheduler", "DDIMScheduler"), "clip_sample": (True, False),
-                       "prediction_type": tuple(PREDICTION_TYPES.values()), "rescale_betas_zero_snr": (True, False),
-                       "thresholding": (False,), "variance_type": tuple(VARIANCE_TYPES)}.items():
-        if c.get(key) not in known:
-            c.refuse(key, f"one of {known}")
+                       "prediction_type": PREDICTION_TYPES.values(), "rescale_betas_zero_snr": (True, False),
+                       "thresholding": (False,), "variance_type": VARIANCE_TYPES}.items():
+        check_choice(f"{c.source}: {key}", c.get(key), known)
     if not 0 < c["clip_sample_range"] < math.inf:
         c.refuse("clip_sample_range", "a number above 0")
 
