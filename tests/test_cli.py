@@ -139,6 +139,14 @@ def test_options_come_from_a_file_and_those_of_the_command_line_on_top(trained, 
     assert "finished, 2 of 2 steps" in describe_run(tmp_path / "again")["run"]
 
 
+def test_a_run_is_resumed_from_its_own_configuration_with_what_is_said_on_top(trained, capsys):
+    assert main(["train", "--resume", "--out", str(trained)]) == 0
+    assert main(["train", "--resume", "--out", str(trained), "--samples", "2"]) == 0 and not capsys.readouterr().err
+    assert read_json(trained / "config.json")["base_channels"] == 8
+    assert read_json(trained / "config.json")["samples"] == 2
+    assert main(["train", "--resume", "--out", str(trained), "--samples", "4"]) == 0
+
+
 def test_a_model_is_described_by_its_name_and_by_its_folder(trained, capsys):
     assert main(["info", "digits"]) == 0
     told = capsys.readouterr().out

@@ -64,11 +64,10 @@ def train_config(given: dict) -> TrainConfig:
     if file == "":
         raise ValueError("--config is given without a file, expected the path of a JSON file")
     config = dataclasses.replace(saved_config(file) if file else TrainConfig(), **given)
-    if config.resume:
-        own = Path(config.out) / "config.json"
-        given["out"] = config.out
-        return config if file or not own.is_file() else dataclasses.replace(saved_config(own), **given)
-    if "out" in given or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # several processes could find several folders
+    if config.resume and not file and (own := Path(config.out) / "config.json").is_file():
+        config = dataclasses.replace(saved_config(own), **{"out": config.out, **given})
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes, each of which could find another folder
+    if config.resume or "out" in given or several:
         return config
     if (out := free_folder(config.out)) != config.out:
         say(f"{config.out} exists already, so this run is written to {out}; to go on with the old one: "
