@@ -258,7 +258,8 @@ def test_objective():
                            ({"levels": [0]}, "levels are [0], expected code levels in 1..24"),
                            ({"levels": [25]}, "levels are [25], expected code levels in 1..24")):
         refused(lambda: vlb_terms(denoiser, images, **options), ValueError, words)
-    refused(lambda: bits_per_dim(denoiser, images, levels=0), ValueError, "levels is 0, expected a whole number of 1 or more")
+    refused(lambda: bits_per_dim(denoiser, images, levels=0), ValueError,
+            "levels is 0, expected a whole number of 1 or more")
     refused(lambda: bits_per_dim(denoiser, images - 0.001), ValueError, "off the grid")
 
 
@@ -793,7 +794,8 @@ def test_config():
     for name in ("image_size", "patch_size", "steps", "batch_size", "accumulate", "num_timesteps", "log_every",
                  "save_every", "samples", "sample_steps"):
         for value in (0, -1):
-            refused(lambda: TrainConfig(**{name: value}), ValueError, f"{name} is {value}, expected a whole number of 1 or more")
+            refused(lambda: TrainConfig(**{name: value}), ValueError,
+                    f"{name} is {value}, expected a whole number of 1 or more")
     for name in ("warmup", "validation", "previews", "workers"):
         refused(lambda: TrainConfig(**{name: -1}), ValueError, f"{name} is -1, expected a whole number of 0 or more")
     refused(lambda: TrainConfig(memory=-1), ValueError, "memory is -1, expected 0 or more")
