@@ -86,13 +86,15 @@ def _checked_images(name: str, x: Tensor, shape, device) -> Tensor:
 def _checked_pairs(pairs: Iterable[tuple[int, int]], T: int) -> list[tuple[int, int]]:
     "Moves that start where the last one ended, fall at every step, and end at the clean image, -1."
     pairs = [tuple(check_number("a level in pairs", level, -1, T - 1, whole=True) for level in pair) for pair in pairs]
-    starts, ends = [t for t, _ in pairs], [t_prev for _, t_prev in pairs]
-    for i, (t, t_prev) in enumerate(pairs):
-        if t <= t_prev or (i > 0 and t != ends[i - 1]):
-            raise ValueError(f"pairs[{i}] is {(t, t_prev)}, expected a move to a lower level, from where the last one "
-                             f"ended{f', {ends[i - 1]}' if i else ''}")
-    if ends[-1:] != [-1]:
-        raise ValueError(f"pairs end at {ends[-1:]}, expected a last move to -1, the clean image")
+    end = None
+    for i, pair in enumerate(pairs):
+        if len(pair) != 2 or pair[0] <= pair[1]:
+            raise ValueError(f"pairs[{i}] is {pair}, expected a move (t, t_prev) to a lower level")
+        if end not in (None, pair[0]):
+            raise ValueError(f"pairs[{i}] is {pair}, expected a move from where the last one ended, {end}")
+        end = pair[1]
+    if end != -1:
+        raise ValueError(f"pairs end at {end}, expected a last move to -1, the clean image")
     return pairs
 
 def clipping(clip, denoiser: AnyDenoiser) -> Callable[[Tensor], Tensor] | None:
@@ -142,7 +144,7 @@ class Sampling:
             check_choice("steps", steps, (None, len(self.pairs)))
         name, given = "noise", noise_or_n if isinstance(noise_or_n, Tensor) and noise_or_n.ndim > 0 else None
         if start is not None:
-            name, given = "start", self._go_on_from(*start, noise_or_n)
+            name, given = "start", self._go_on_from(start, noise_or_n)
         if given is None and (isinstance(noise_or_n, bool) or not isinstance(noise_or_n, (Integral, Tensor))):
             raise TypeError(f"noise_or_n is {noise_or_n!r}, expected float noise (B, ...), or how many images to draw")
         n = check_number("noise_or_n", noise_or_n, 1, whole=True) if given is None else len(given)
@@ -151,8 +153,11 @@ class Sampling:
         self.x = self._noise() if given is None else _checked_images(name, given, shape, device)
         self.y = as_labels(y, n, device, getattr(denoiser, "num_labels", None))
 
-    def _go_on_from(self, x_t: Tensor, t: int, noise_or_n) -> Tensor:
+    def _go_on_from(self, start: tuple[Tensor, int], noise_or_n) -> Tensor:
         "The images to start from, at level `t`; the first move leaves that level, the others are those below."
+        if not isinstance(start, (tuple, list)) or len(start) != 2 or not isinstance(start[0], Tensor):
+            raise ValueError(f"start is {type(start).__name__}, expected a pair (x_t, t): images, and their level")
+        x_t, t = start
         t = check_number("the level to start from", t, 0, self.schedule.num_timesteps - 1, whole=True)
         (_, first), *others = [pair for pair in self.pairs if pair[1] < t]
         self.pairs = [(t, first), *others]

@@ -19,21 +19,24 @@ from .lib.arguments import check_choice, check_number
 from .objective import VARIANCES, AnyDenoiser, eval_mode
 
 # %% ../nbs/13_likelihood.ipynb #6f80910d
-def discretized_log_prob(gaussian: Gaussian, x: Tensor) -> Tensor:
+def discretized_log_prob(gaussian: Gaussian, x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     """
     The log probability, in nats, that a Gaussian rounded to 8-bit pixels gives each entry of `x` (equation 13.1).
 
-    `x`: pixels in [-1, 1] on the grid k/127.5 - 1. Returns float64 of that shape. `ValueError` for values off the grid.
+    `x`: pixels on the grid low + k (high - low) / 255; with the default ends, k/127.5 - 1. Returns float64 of that
+    shape. `ValueError` for values off the grid.
     """
-    k = (x.double() + 1) * 127.5
+    width = (high - low) / 255
+    k = (x.double() - low) / width
     if not ((k - k.round()).abs() < 0.01).all() or k.min() < -0.5 or k.max() > 255.5:
-        raise ValueError("x holds values off the grid of 8-bit pixels, expected k / 127.5 - 1 with k in 0..255; the "
-                         "discretized decoder is for such images only, decoder='gaussian' for other data")
+        raise ValueError(f"x holds values off the grid of 8-bit pixels, expected k / {1 / width:.6g} "
+                         f"{'-' if low < 0 else '+'} {abs(low):g} with k in 0..255; the discretized decoder is for "
+                         "such images only, decoder='gaussian' for other data")
     mirror = torch.where(x > gaussian.mean, -1.0, 1.0).double()  # then the pixel lies at or below the mean
     edge, std = mirror * (k.round() - 127.5), gaussian.variance.double().sqrt()
-    centre = mirror * (k.round() / 127.5 - 1 - gaussian.mean.double())
-    upper = torch.where(edge > 127, torch.inf, centre + 1 / 255)
-    lower = torch.where(edge < -127, -torch.inf, centre - 1 / 255)
+    centre = mirror * (low + k.round() * width - gaussian.mean.double())
+    upper = torch.where(edge > 127, torch.inf, centre + width / 2)
+    lower = torch.where(edge < -127, -torch.inf, centre - width / 2)
     upper, lower = torch.special.log_ndtr(upper / std), torch.special.log_ndtr(lower / std)
     return upper + torch.log1p(-(lower - upper).exp())
 
@@ -56,15 +59,15 @@ def _nats(each: Tensor) -> Tensor:
 
 # %% ../nbs/13_likelihood.ipynb #a21784f4
 @torch.no_grad()
-def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None, decoder: str = "discretized", y: Tensor | None = None,
-              levels: Sequence[int] | None = None, noise: Tensor | None = None, clip="denoiser",
-              generator: torch.Generator | None = None) -> VLBTerms:
+def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None, decoder: str = "discretized",
+              y: Tensor | None = None, levels: Sequence[int] | None = None, noise: Tensor | None = None,
+              clip="denoiser", generator: torch.Generator | None = None) -> VLBTerms:
     """
     The terms of the variational bound (equation 4.5; Ho et al. 2020, equation 5) for images `x0` (B, ...).
 
     `variance` of the model's steps: "small", the posterior's (its second value at the first step, where it is 0), or
-    "large", beta; the one that the denoiser names where None, or else "small". `decoder` of L_0: "discretized" for 8-bit images in [-1, 1] (equation 13.1), "gaussian", a density,
-    for other data. `L_t` holds a column for every code level in `levels`, 1..T-1 where None, with one draw of x_t each
+    "large", beta; the one that the denoiser names where None, or else "small". `decoder` of L_0: "discretized" for
+    8-bit images in the denoiser's range (equation 13.1), "gaussian", a density, for other data. `L_t` holds a column for every code level in `levels`, 1..T-1 where None, with one draw of x_t each
     (from `noise`, the same at every level, where given). `clip` as in samplers. Sum of all: the bound, in nats.
     """
     variance = getattr(denoiser, "variance", "small") if variance is None else variance
@@ -89,7 +92,7 @@ def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None,
         first = step(0)[1]
     last = schedule.q_sample(x0, T - 1, torch.zeros_like(x0)).double()  # the mean of q(x_T | x0)
     end = Gaussian(last, schedule.one_minus_alpha_bar(T - 1).double())
-    log_p = discretized_log_prob(first, x0) if decoder == "discretized" else first.log_prob(x0.double())
+    log_p = discretized_log_prob(first, x0, *(denoiser.clip or (-1, 1))) if decoder == "discretized" else first.log_prob(x0.double())
     empty = torch.zeros(len(x0), 0, dtype=torch.float64, device=x0.device)
     return VLBTerms(_nats(end.kl(Gaussian(torch.zeros_like(last), torch.ones_like(last)))),
                     torch.stack(L_t, 1) if L_t else empty, -_nats(log_p))
@@ -102,8 +105,8 @@ def _cells(T: int, levels: int | None) -> tuple[Tensor, Tensor]:
     edges = torch.logspace(0, math.log10(T), levels + 1, dtype=torch.float64).round().long().unique()
     return edges[:-1], edges.diff()
 
-def bits_per_dim(denoiser: AnyDenoiser, x0: Tensor, *, levels: int | None = None, generator: torch.Generator | None = None,
-                 **options) -> Tensor:
+def bits_per_dim(denoiser: AnyDenoiser, x0: Tensor, *, levels: int | None = None,
+                 generator: torch.Generator | None = None, **options) -> Tensor:
     """
     An upper bound on -log2 p(x0) for each dimension of each image (equation 13.2): float64 (B,).
 

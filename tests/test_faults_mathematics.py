@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from ddpm_course.ddim import ddim_invert, ddim_sample, ddim_steps
 from ddpm_course.ddpm import ddpm_sample, ddpm_steps, noise_source
 from ddpm_course.exact import GaussianMixture, IdealDenoiser, loss_floor, step_back
-from ddpm_course.forward import PREDICTIONS, Denoised, NoiseSchedule, linear_beta_schedule
+from ddpm_course.forward import PREDICTIONS, Denoised, Gaussian, NoiseSchedule, linear_beta_schedule
 from ddpm_course.guidance import with_guidance
-from ddpm_course.likelihood import bits_per_dim, vlb_terms
+from ddpm_course.likelihood import bits_per_dim, discretized_log_prob, vlb_terms
 from ddpm_course.objective import WEIGHTINGS, Denoiser, diffusion_loss, loss_weight
 from ddpm_course.schedules import SCHEDULES, SPACINGS, make_schedule, time_pairs
 from ddpm_course.solvers import dpmpp_sample, heun_sample, plms_sample
@@ -57,7 +57,7 @@ def old_weight(schedule, t, prediction, weighting, gamma):
 
 
 @pytest.mark.parametrize("zero", [False, True])
-@pytest.mark.parametrize("name, T", itertools.product(SCHEDULES, (25, 1000)))
+@pytest.mark.parametrize("name, T", [*itertools.product(SCHEDULES, (25, 1000))])
 def test_9_loss_weights_are_finite_at_every_level(name, T, zero):
     schedule, t = make_schedule(name, T, zero_terminal_snr=zero), torch.arange(T)
     for prediction, weighting, gamma in itertools.product(PREDICTIONS, WEIGHTINGS, (1.0, 5.0)):
@@ -155,6 +155,20 @@ def test_12_a_clip_may_be_a_function(draw):
             == vlb_terms(far, GIVEN, decoder="gaussian", levels=[5], noise=GIVEN, clip=(-1, 1)).L_t).all()
 
 
+def test_12_the_decoder_counts_pixels_in_the_range_of_the_model():
+    "The same pixels and the same Gaussian in another unit: the same probabilities."
+    k = torch.tensor([0, 1, 100, 254, 255])
+    for mean, variance in ((0.2, 0.01), (-1.0, 1e-4)):
+        usual = discretized_log_prob(Gaussian(torch.tensor(mean), torch.tensor(variance)), k / 127.5 - 1)
+        unit = discretized_log_prob(Gaussian(torch.tensor((mean + 1) / 2), torch.tensor(variance / 4)), k / 255, 0, 1)
+        assert_close(unit, usual, rtol=1e-4, atol=1e-6)
+    image = (torch.arange(64) * 4).view(1, 1, 8, 8) / 255
+    model = Denoiser(Far(), SCHEDULE, "x0", shape=(1, 8, 8), clip=(0.0, 1.0))
+    assert vlb_terms(model, image, levels=[3]).L_0.isfinite().all()
+    with pytest.raises(ValueError, match="off the grid of 8-bit pixels, expected k / 255"):
+        vlb_terms(model, image - 1, levels=[3])
+
+
 @pytest.mark.parametrize("clip", ["denoser", (1, 0), (1,), 1.0, (0, float("nan"))])
 def test_12_a_clip_that_is_none_of_these(draw, clip):
     with pytest.raises(ValueError, match="clip is .*expected 'denoiser', None, a pair"):
@@ -193,7 +207,8 @@ def test_11_a_denoiser_keeps_the_names_of_its_classes():
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
 def test_14_at_scale_0_guidance_is_the_answer_without_labels(rescale):
-    for denoiser in (small(), IdealDenoiser(GaussianMixture([[-1.0] * 64, [1.0] * 64], 0.1), SCHEDULE, shape=(1, 8, 8))):
+    world = GaussianMixture([[-1.0] * 64, [1.0] * 64], 0.1)
+    for denoiser in (small(), IdealDenoiser(world, SCHEDULE, shape=(1, 8, 8))):
         guided, plain = with_guidance(denoiser, 0, rescale), denoiser(GIVEN, 300)
         for y in (torch.tensor([0, 1]), torch.tensor([1, 0])):
             answer = guided(GIVEN, 300, y)

@@ -100,10 +100,11 @@ def test_any_falling_pairs_will_do(sampler):
 
 
 @pytest.mark.parametrize("pairs, words", [
-    ([(10, 20), (20, -1)], r"pairs\[0\] is \(10, 20\), expected a move to a lower level"),
+    ([(10, 20), (20, -1)], r"pairs\[0\] is \(10, 20\), expected a move .* to a lower level"),
     ([(900, 500), (400, -1)], r"pairs\[1\] is \(400, -1\), expected .* where the last one ended, 500"),
-    ([(900, 500)], r"pairs end at \[500\], expected a last move to -1"),
-    ([], "pairs end at .*expected a last move to -1"),
+    ([(900, 500, -1)], r"pairs\[0\] is \(900, 500, -1\), expected a move \(t, t_prev\)"),
+    ([(900, 500)], "pairs end at 500, expected a last move to -1"),
+    ([], "pairs end at None, expected a last move to -1"),
     ([(1000, -1)], "a level in pairs is 1000, expected a whole number from -1 to 999"),
     ([(9.5, -1)], "a level in pairs is 9.5, expected a whole number"),
 ])
@@ -146,6 +147,8 @@ def test_where_a_sampler_is_left_it_can_be_taken_up():
 
 
 @pytest.mark.parametrize("bad, words", [
+    (dict(start=START), r"start is Tensor, expected a pair \(x_t, t\)"),
+    (dict(start=(5, START)), r"start is tuple, expected a pair \(x_t, t\)"),
     (dict(start=(START, -1)), "the level to start from is -1, expected a whole number from 0 to 999"),
     (dict(start=(START, 1000)), "the level to start from is 1000, expected"),
     (dict(start=(START, 0.5)), "the level to start from is 0.5, expected"),

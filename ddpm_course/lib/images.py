@@ -63,9 +63,11 @@ def refit(images: Tensor, size: int, channels: int) -> Tensor:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tiff", ".tif", ".webp", ".gif",
                   *([".avif"] if features.check("avif") else []))
 
-OTHER_IMAGE_SUFFIXES = tuple((  # images, too, and a folder of them is no empty folder
-    ".avif .heic .heif .hif .jxl .jp2 .j2k .jpx .jxr .svg .svgz .eps .ai .psd .psb .xcf .kra .tga .dds .exr .hdr .ico "
-    ".icns .pcx .ppm .pgm .pbm .pnm .pfm .qoi .apng .dib .dng .raw .cr2 .cr3 .nef .arw .orf .raf .rw2 .dcm").split())
+OTHER_IMAGE_SUFFIXES = (  # images, too: where many of them are left out, somebody should know
+    ".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".svg", ".svgz", ".eps", ".ai",
+    ".psd", ".psb", ".xcf", ".kra", ".tga", ".dds", ".exr", ".hdr", ".ico", ".icns", ".pcx", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".pfm", ".qoi", ".apng", ".dib", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+    ".dcm")
 
 
 def natural(name: str) -> tuple:
@@ -158,8 +160,8 @@ def open_source(name_or_folder: str | Path, split: str, root: str | Path, downlo
 def say_if_shadowed(name_or_folder: str | Path, names: Iterable[str]) -> None:
     "A warning where a folder has the name of a data set: it is the data set that is meant, and not the folder."
     if name_or_folder in names and os.path.isdir(name_or_folder):
-        warnings.warn(f"data is {name_or_folder!r}, the data set of that name; there is a folder {name_or_folder!r} here, "
-                      f"too: for its images say './{name_or_folder}'", stacklevel=3)
+        warnings.warn(f"data is {name_or_folder!r}, the data set of that name; a folder here has that name, too; "
+                      f"for its images say './{name_or_folder}'", stacklevel=3)
 
 
 class UnreadableImage(ValueError):
@@ -226,7 +228,7 @@ class _Call(Dataset):
 
 @contextlib.contextmanager
 def _own_sigchld():
-    "Where a process dies, torch would raise an error wherever we are, in the middle of an update. It can wait its turn."
+    "Where a process dies, torch would raise an error wherever we are, also in the middle of an update. It can wait."
     own = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if own else None
     yield
@@ -248,12 +250,14 @@ def _in_processes(function, order: Iterable, workers: int) -> Iterator:
         last = str(error).strip().rpartition("\n")[2]
         raise UnreadableImage("a process that decodes images has died, perhaps for want of memory: "
                               f"{type(error).__name__}: {last}") from error
+    finally:
+        del loader  # its processes end now, and not when somebody lets go of the traceback
 
 
 def _outlive_signals(worker: int) -> None:
     "Ctrl-C and SIGTERM may go to every process of a terminal or a job: the main one decides when to stop."
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # torch sees to it that none stays when the main one has died
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # by then it has; Python waits for them when it ends
 
 
 def batches(data, indices: Iterable[Tensor], *, workers: int = 0) -> Iterator:

@@ -189,7 +189,7 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mappi
 
 
 def tidy(parent: str | Path) -> None:
-    "After a kill, among the folders that `write_folder` keeps in `parent`: half-written ones go, set-aside ones go back."
+    "After a kill, among folders that `write_folder` writes in `parent`: half-written ones go, set-aside ones go back."
     for left in Path(parent).glob(".*.old"):
         folder = left.with_name(left.name[1:-4])
         shutil.rmtree(left) if folder.exists() else os.replace(left, folder)

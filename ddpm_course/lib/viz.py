@@ -138,7 +138,7 @@ def save_gif(frames: Iterable[Tensor], path: str | Path, fps: int = 12, hold: fl
 
 
 def plot_loss(steps: Sequence[int], losses: Sequence[float], path: str | Path | None = None):
-    "The training loss against the step, on a logarithmic axis, saved at `path` (by its ending; PNG). Returns the figure."
+    "The training loss against the step, on a logarithmic axis; saved at `path`, by default as PNG. Returns the figure."
     from matplotlib.figure import Figure
     size = (6, 3.5)
     figure = _new_figure(size) if path is None else Figure(figsize=size)  # a file needs nothing of pyplot
