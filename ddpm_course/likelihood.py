@@ -67,8 +67,9 @@ def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None,
 
     `variance` of the model's steps: "small", the posterior's (its second value at the first step, where it is 0), or
     "large", beta; the one that the denoiser names where None, or else "small". `decoder` of L_0: "discretized" for
-    8-bit images in the denoiser's range (equation 13.1), "gaussian", a density, for other data. `L_t` holds a column for every code level in `levels`, 1..T-1 where None, with one draw of x_t each
-    (from `noise`, the same at every level, where given). `clip` as in samplers. Sum of all: the bound, in nats.
+    8-bit images in the denoiser's range (equation 13.1), "gaussian", a density, for other data. `L_t` holds a column
+    for every code level in `levels`, 1..T-1 where None, with one draw of x_t each (from `noise`, the same at every
+    level, where given). `clip` as in samplers. Sum of all: the bound, in nats.
     """
     variance = getattr(denoiser, "variance", "small") if variance is None else variance
     check_choice("variance", variance, VARIANCES)
@@ -92,7 +93,10 @@ def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None,
         first = step(0)[1]
     last = schedule.q_sample(x0, T - 1, torch.zeros_like(x0)).double()  # the mean of q(x_T | x0)
     end = Gaussian(last, schedule.one_minus_alpha_bar(T - 1).double())
-    log_p = discretized_log_prob(first, x0, *(denoiser.clip or (-1, 1))) if decoder == "discretized" else first.log_prob(x0.double())
+    if decoder == "discretized":
+        log_p = discretized_log_prob(first, x0, *(denoiser.clip or (-1, 1)))
+    else:
+        log_p = first.log_prob(x0.double())
     empty = torch.zeros(len(x0), 0, dtype=torch.float64, device=x0.device)
     return VLBTerms(_nats(end.kl(Gaussian(torch.zeros_like(last), torch.ones_like(last)))),
                     torch.stack(L_t, 1) if L_t else empty, -_nats(log_p))

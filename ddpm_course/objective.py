@@ -105,7 +105,8 @@ class Denoiser(nn.Module):
         `t` is an int or int64 (B,), `y` int64 (B,) labels. `x0_prev`: the estimate of the step before, for networks
         with self-conditioning. The network is given images in the precision of its own parameters.
         """
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), x_t.dtype)
+        own = getattr(self.model, "parameters", tuple)()  # a plain function has none
+        dtype = next((p.dtype for p in own if p.is_floating_point()), x_t.dtype)
         levels = t if isinstance(t, Tensor) else torch.full((len(x_t),), int(t), device=x_t.device)
         extra = {} if x0_prev is None else {"x0_prev": x0_prev.to(dtype)}
         return self.model(x_t.to(dtype), levels, y, **extra)

@@ -83,7 +83,7 @@ class TrainState:
     "What a run consists of between two updates: how many are done, the weights, their average, the optimizer."
     def __init__(self, model: nn.Module, config, accelerator, classes: list[str] | None = None):
         """
-        `model`: the network, on its device. `config`: a `TrainConfig`. `accelerator`: an `accelerate.Accelerator`, which
+        `model`: the network, on its device. `config`: a `TrainConfig`. `accelerator`: of accelerate, which
         knows about the other processes of the run. `classes`: the names of the labels, for a network that learns them.
         """
         c, self.step, self.accelerator = config, 0, accelerator
@@ -167,8 +167,8 @@ def _update(state: TrainState, loss: Tensor, config) -> None:
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.grad_clip)
     loss_is_finite, norm_is_finite = torch.stack([loss, norm]).isfinite().tolist()  # waits for the device, once
-    too_large = not norm_is_finite and state.scaler.is_enabled() and state.scaler.get_scale() >= 1  # fp16's scale: halved
-    if not loss_is_finite or not (norm_is_finite or too_large):
+    can_halve = state.scaler.is_enabled() and state.scaler.get_scale() >= 1  # fp16's factor on the loss, too large here
+    if not loss_is_finite or not (norm_is_finite or can_halve):
         raise FloatingPointError(
             f"the loss or its gradient is not finite at step {state.step}, with learning rate {rate:.3g}; the weights "
             f"were not changed by it, and no checkpoint was written since: try a lower lr")
@@ -200,7 +200,8 @@ def validation_loss(denoiser: Denoiser, held_out: ImageDataset, config) -> float
 
     Which images, at which levels, and with which noise depends on the seed alone. The levels cover 0..T-1 evenly.
     """
-    c, n, device, labelled = config, min(config.validation, len(held_out)), denoiser.schedule.betas.device, class_count(denoiser) > 0
+    c, n, device = config, min(config.validation, len(held_out)), denoiser.schedule.betas.device
+    labelled = class_count(denoiser) > 0
     g = torch.Generator().manual_seed(seed_of(c.seed, 4))
     index = torch.randperm(len(held_out), generator=g)[:n]
     levels, total = (torch.arange(n) * c.num_timesteps + c.num_timesteps // 2) // n, 0.0

@@ -237,7 +237,8 @@ class UNet(nn.Module):
     def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         "Time, and the label where the network knows labels, as one vector an image: (B, emb_dim)."
         emb = self.time_embedding(t)
-        if self.config.num_classes is None: return emb
+        if self.config.num_classes is None:
+            return emb
         return emb + self.label_embedding(torch.full_like(t, self.config.num_classes) if y is None else y)
 
 # %% ../nbs/07_unet.ipynb #66b07b85

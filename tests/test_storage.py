@@ -63,7 +63,7 @@ def test_no_folder_is_opened_on_windows(tmp_path):
 def test_a_log_grows_by_whole_lines(tmp_path):
     for line in ("one", "zwölf"):
         append_line(tmp_path / "log.txt", line)
-    assert (tmp_path / "log.txt").read_bytes().splitlines() == ["one".encode(), "zwölf".encode()]
+    assert (tmp_path / "log.txt").read_bytes().splitlines() == [b"one", "zwölf".encode()]
     assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("zwölf\n")
 
 

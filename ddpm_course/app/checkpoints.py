@@ -3,9 +3,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import platform
-import shutil
 import warnings
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..formats.model_folder import checkpoints, write_model
-from ..lib.storage import check_tensors, read_verified, tensors_from_bytes, tensors_to_bytes, write_folder
+from ..lib.storage import (check_tensors, read_verified, remove_folder, tensors_from_bytes, tensors_to_bytes,
+                           write_folder)
 from ..training import TrainState
 from ..unet import UNet
 from .config import TrainConfig, check_same, without_folders
@@ -62,7 +61,7 @@ def save_checkpoint(state: TrainState, config: TrainConfig, validation: float | 
     if not state.optimizer.state:
         raise ValueError("no update has been made yet, expected one or more before a checkpoint")
     if folder.exists() and not is_whole(folder):  # it was passed over when the run was resumed
-        shutil.rmtree(folder)
+        remove_folder(folder)
     training, older = _facts(state, config, validation), [p.name for p in checkpoints(config.out)]
     files = {"training.safetensors": tensors_to_bytes(_training_tensors(state)),
              "training.json": json.dumps(training).encode()}  # config.json lists fingerprints and has none itself
@@ -83,9 +82,7 @@ def save_checkpoint(state: TrainState, config: TrainConfig, validation: float | 
         read_verified(folder, name)  # what cannot be read back is no reason to delete an older one
     kept = [p for p in checkpoints(config.out) if p.name <= folder.name]  # a newer one was damaged and passed over
     for old in set(kept[config.keep:]) - {best_checkpoint(config.out)}:
-        hidden = old.with_name(f".{old.name}.old")
-        os.replace(old, hidden)  # gone at once, or not at all
-        shutil.rmtree(hidden)
+        remove_folder(old)
     return folder
 
 

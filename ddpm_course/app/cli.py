@@ -9,8 +9,9 @@ import traceback
 from pathlib import Path
 
 from .. import __version__
-from .config import TrainConfig
+from .config import RECIPES, TrainConfig
 from .options import CONFIGS, did_you_mean, read_options, saved_config
+from .terminal import open_missing_streams, say
 
 USAGE = """usage: ddpm_course {train,sample,info} [options]
 
@@ -22,29 +23,6 @@ USAGE = """usage: ddpm_course {train,sample,info} [options]
 as the config.json of a run; what is said on the command line comes on top. `ddpm_course --version` says the version."""
 
 ISSUES = "https://github.com/ddpm-course/ddpm_course/issues"
-
-
-def open_missing_streams() -> None:
-    """
-    Give the process the streams it was started without (`2>&-`, pythonw), and let no letter be one too many for them.
-
-    Where a stream is closed, the next file to be opened gets its number, and whatever is written to the stream lands
-    in that file.
-    """
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's has no encoding
-            stream.reconfigure(errors="backslashreplace")
-
-
-def say(text: str, name: str = "stdout") -> None:
-    "Print to stdout or stderr. The work is done by then: a terminal that was closed, or a full disk, fails nothing."
-    try:
-        print(text, file=getattr(sys, name), flush=True)
-    except OSError:
-        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # or Python would try once more at its end
 
 
 def free_folder(wanted: str) -> str:
@@ -63,7 +41,8 @@ def train_config(given: dict) -> TrainConfig:
     file = given.pop("config", None)
     if file == "":
         raise ValueError("--config is given without a file, expected the path of a JSON file")
-    config = dataclasses.replace(saved_config(file) if file else TrainConfig(), **given)
+    config = TrainConfig(**{**(dataclasses.asdict(saved_config(file)) if file else RECIPES.get(given.get("data"), {})),
+                            **given})
     if config.resume and not file and (own := Path(config.out) / "config.json").is_file():
         config = dataclasses.replace(saved_config(own), **{"out": config.out, **given})
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes, each of which could find another folder

@@ -13,9 +13,9 @@ from ..lib.arguments import check_choice, check_number
 class TrainConfig:
     "Everything a training run depends on. The defaults draw digits after a few minutes on two CPU cores."
     # The images, and how they are read.
-    data: str = "digits"  # digits (bundled), a folder, or mnist, fashion-mnist, cifar10, cifar100, flowers102, celeba.
-    image_size: int = 28  # Side of the square images in pixels.
-    channels: int = 1  # 1 for grey images, 3 for colour.
+    data: str = "digits"  # digits, emoji, a folder, or mnist, fashion-mnist, cifar10, cifar100, flowers102, celeba.
+    image_size: int | None = None  # Side of the square images in pixels; None: 28, or 32 for emoji and CIFAR.
+    channels: int | None = None  # 1 for grey images, 3 for colour; None: 1, or 3 for sets in colour.
     download: bool = False  # Whether a named data set may be downloaded into "data".
     holdout: float = 0.1  # Share of a folder's images kept aside to measure the loss; named sets have a test part.
     background: int = 255  # Grey level behind transparent places, 0 to 255.
@@ -68,10 +68,17 @@ class TrainConfig:
     def __post_init__(self):
         for name, kind in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
+        for name, own in zip(("image_size", "channels"), OWN_SHAPES.get(self.data, (28, 1))):
+            object.__setattr__(self, name, own if getattr(self, name) is None else getattr(self, name))
         if self.sample_steps > self.num_timesteps:
             raise ValueError(f"sample_steps is {self.sample_steps}, expected at most num_timesteps = "
                              f"{self.num_timesteps}")
 
+
+OWN_SHAPES = {"emoji": (32, 3), "cifar10": (32, 3), "cifar100": (32, 3), "flowers102": (32, 3), "celeba": (32, 3)}
+
+RECIPES = {  # what the program trains with where nothing else is said; benchmarks/emoji_search.py
+    "emoji": {"out": "runs/emoji", "channel_mults": (1, 2, 2), "flip": True, "lr": 2e-3, "steps": 1600}}
 
 RANGES = {name: limits for names, limits in (  # other numbers are checked where they are used
     ("image_size patch_size steps batch_size accumulate num_timesteps log_every save_every samples sample_steps",

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import ImageDataset, hold_out, load_images
+from ..data import BUNDLED, ImageDataset, hold_out, load_images
 from ..lib.images import NAMED_DATASETS, UnreadableImage, fingerprints
 from .config import TrainConfig
 
@@ -78,6 +78,9 @@ def load_data(c: TrainConfig, own: Dataset | None = None, noted: dict | None = N
         if not is_folder(c.data):
             return load(), load(split="test") if withhold else None
         own = load()
+        was = (noted or {}).get("classes")
+        if was and own.classes != was and sorted(own.classes or []) == sorted(was):
+            own = own.numbered_as(was)  # older runs counted 1, 10, 2
     if not isinstance(own, ImageDataset):
         own = OwnImages(own, c)
     if not withhold or int(c.holdout * len(own)) == 0:
@@ -87,7 +90,7 @@ def load_data(c: TrainConfig, own: Dataset | None = None, noted: dict | None = N
 
 def is_folder(data: str) -> bool:
     "Whether `data` names a folder of images, and no data set."
-    return data != "digits" and data not in NAMED_DATASETS
+    return data not in BUNDLED and data not in NAMED_DATASETS
 
 
 def describe_data(data, held_out, own: bool = False) -> dict:

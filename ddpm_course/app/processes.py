@@ -19,6 +19,7 @@ from torch import Tensor
 from ..lib.images import ImageFiles, UnreadableImage, batches
 from ..training import TrainState
 from .config import TrainConfig
+from .terminal import say
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -150,13 +151,6 @@ def locked(folder: Path):
         with contextlib.suppress(OSError):  # the first that is not empty stays, and so do those above it
             for path in made:
                 path.rmdir()
-
-
-def say(text: str) -> None:
-    "A line for whoever watches. What the terminal cannot show is escaped, and a terminal that is gone costs nothing."
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    with contextlib.suppress(OSError, ValueError):
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def safe_workers(workers: int) -> int:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -25,7 +24,7 @@ from ..guidance import with_guidance
 from ..hub import load_pretrained
 from ..lib import viz
 from ..lib.images import UnreadableImage
-from ..lib.storage import MANIFEST, append_line, check_tensors, read_json, write_atomic, write_json
+from ..lib.storage import MANIFEST, append_line, check_tensors, read_json, tidy, write_atomic, write_json
 from ..objective import Denoiser
 from ..training import TrainState, class_count, learning_rate, seed_of, training_steps, validation_loss
 from ..unet import UNet
@@ -33,7 +32,8 @@ from .checkpoints import resume_from, save_checkpoint
 from .config import TrainConfig, architecture, check_same
 from .images import DATA, check_images, describe_data, is_folder, load_data
 from .processes import (HOLDER, LOCK, fetched, interruptible, locked, make_accelerator, pick_device, read_once,
-                        safe_workers, say, stop_now)
+                        safe_workers, stop_now)
+from .terminal import say
 
 
 def _check_folder(config: TrainConfig) -> None:
@@ -183,8 +183,7 @@ def _begin(c: TrainConfig, own_data: Dataset | None, model: nn.Module | None) ->
         start_from(state, c.init)
     accelerator.wait_for_everyone()
     if state.rank == 0:
-        for leftover in out.glob("checkpoints/.step-*"):
-            shutil.rmtree(leftover)  # what a crash left half-written
+        tidy(out / "checkpoints")
         write_json(out / MANIFEST, dataclasses.asdict(dataclasses.replace(c, resume=False)))  # as it is now
         if not noted:
             write_json(out / DATA, described)

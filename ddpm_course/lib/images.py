@@ -2,6 +2,7 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import os
 import re
 import signal
@@ -26,6 +27,15 @@ def read_idx(path) -> Tensor:
     ndim = raw[3]
     shape = np.frombuffer(raw, ">u4", count=ndim, offset=4).astype(int)
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy())
+
+
+def read_sheet(path, side: int, n: int) -> Tensor:
+    "The first `n` of the square pictures that lie on one large picture like words on a page: uint8 (n, 3, side, side)."
+    with Image.open(io.BytesIO(path.read_bytes())) as sheet:
+        pixels = torch.from_numpy(np.array(sheet.convert("RGB")))
+    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+    pictures = pixels.reshape(rows, side, columns, side, 3).permute(0, 2, 4, 1, 3).reshape(-1, 3, side, side)
+    return pictures[:n].contiguous()
 
 
 def to_8_bit(image: Image.Image, channels: int, background: int = 255) -> Image.Image:
@@ -255,8 +265,9 @@ def _in_processes(function, order: Iterable, workers: int) -> Iterator:
 
 
 def _outlive_signals(worker: int) -> None:
-    "Ctrl-C and SIGTERM may go to every process of a terminal or a job: the main one decides when to stop."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    "Signals may go to every process of a terminal or a job: the main one decides when to stop."
+    for name in {"SIGINT", "SIGHUP", "SIGUSR1"} & set(dir(signal)):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # by then it has; Python waits for them when it ends
 
 

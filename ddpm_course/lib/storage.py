@@ -188,13 +188,24 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mappi
     _sync_folder(folder.parent)
 
 
+def _remove(folder: Path) -> None:
+    folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    "Remove a folder, or a link to one: it is gone at once or not at all. What a kill leaves of it, `tidy` removes."
+    hidden = folder.with_name(f".{folder.name}.tmp")
+    os.replace(folder, hidden)
+    _remove(hidden)
+
+
 def tidy(parent: str | Path) -> None:
     "After a kill, among folders that `write_folder` writes in `parent`: half-written ones go, set-aside ones go back."
     for left in Path(parent).glob(".*.old"):
         folder = left.with_name(left.name[1:-4])
-        shutil.rmtree(left) if folder.exists() else os.replace(left, folder)
+        _remove(left) if folder.exists() else os.replace(left, folder)
     for left in Path(parent).glob(".*.tmp"):
-        shutil.rmtree(left)
+        _remove(left)
 
 
 def read_verified(folder: str | Path, name: str) -> bytes:
