@@ -129,6 +129,33 @@ def test_saved_outputs_are_there_and_clean(path):
         assert outputs, "a reader on a page without a kernel would see nothing; run scripts/refresh.py"
 
 
+def test_links_to_equations_and_sections_land():
+    """
+    In JupyterLab a link from another notebook finds a cell by its id, and only so; on the site it finds an anchor. One
+    name serves both: the cell `eq-2-7` holds the anchor `cell-id=eq-2-7` and the formula with the tag (2.7).
+    """
+    cells, links = {}, []
+    for path in NOTEBOOKS:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            text = "".join(cell["source"]) + "".join("".join(output.get("data", {}).get("text/markdown", []))
+                                                     for output in cell.get("outputs", []))
+            cells.setdefault(path, {})[cell["id"]] = text
+            links += [(path, target, name) for target, name in re.findall(
+                r"""(?:\]\(|href=")((?:\.\./)?(?:[\w/]+\.ipynb)?)#([\w=-]+)[)"]""", text)]
+    assert len(links) > 100
+    for source, target, name in links:
+        there = cells[(source.parent / target).resolve() if target else source]
+        assert any(f'<a id="{name}"></a>' in text for text in there.values()), f"{source.name}: {target}#{name}"
+        if name.startswith("cell-id="):
+            assert f'<a id="{name}"></a>' in there.get(name[8:], ""), f"{source.name}: {target}#{name}"
+        elif target:
+            raise AssertionError(f"{source.name}: #{name} in another notebook is not found, expected #cell-id={name}")
+    for path, found in cells.items():
+        for cell, text in found.items():
+            for tag in re.findall(r"\\tag\{([\w.]+)\}", text):
+                assert cell == f"eq-{tag.replace('.', '-')}", f"{path.name}: ({tag}) stands in the cell {cell}"
+
+
 def test_every_equation_has_its_entry_in_the_ledger():
     equations = set(find_equations(ROOT / "nbs"))
     committed = read_ledger(ROOT / "nbs" / "appendix" / "ledger.json")

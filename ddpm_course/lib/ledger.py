@@ -165,20 +165,16 @@ def _write(folder: Path, entry: dict) -> None:
     file.write_text(text, encoding="utf-8", errors="backslashreplace")  # bytes that are no UTF-8, as JSON writes them
 
 
-def find_equations(folder: str | Path) -> dict[str, tuple[str, str]]:
-    "The numbered equations in the notebooks under `folder`: number -> (path of the notebook, heading of the section)."
+def find_equations(folder: str | Path) -> dict[str, str]:
+    "The numbered equations in the notebooks under `folder`: number -> path of the notebook."
     places = {}
     for path in sorted(Path(folder).rglob("[!.]*.ipynb")):
         if ".ipynb_checkpoints" in path.parts:
             continue
-        heading = ""
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] != "markdown":
-                continue
-            for line in "".join(cell["source"]).splitlines():
-                heading = line.lstrip("# ") if line.startswith("## ") else heading
-                for number in re.findall(r"\\tag\{([\w.]+)\}", line):
-                    places[number] = (path.relative_to(folder).as_posix(), heading)
+            if cell["cell_type"] == "markdown":
+                for number in re.findall(r"\\tag\{([\w.]+)\}", "".join(cell["source"])):
+                    places[number] = path.relative_to(folder).as_posix()
     return places
 
 
@@ -200,12 +196,11 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
-def ledger_table(entries: list[dict], places: dict[str, tuple[str, str]], base: str = "") -> str:
-    "The ledger as a Markdown table; each equation links to its section, with `base` before the notebook's path."
+def ledger_table(entries: list[dict], places: dict[str, str], base: str = "") -> str:
+    "The ledger as a Markdown table; each number links to its equation, with `base` before the notebook's path."
     lines = ["| equation | what was shown | in code | how, and how closely |", "|---|---|---|---|"]
     for entry in entries:
-        path, heading = places[entry["equation"]]
-        link = f"{base}{path}#{heading.replace(' ', '-')}"
+        link = f"{base}{places[entry['equation']]}#cell-id=eq-{entry['equation'].replace('.', '-')}"
         symbol = f"`{entry['symbol']}`" if entry["symbol"] else ""
         cells = f"[{entry['equation']}]({link})", entry["claim"], symbol, _result(entry)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
