@@ -167,8 +167,8 @@ def _update(state: TrainState, loss: Tensor, config) -> None:
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.grad_clip)
     loss_is_finite, norm_is_finite = torch.stack([loss, norm]).isfinite().tolist()  # waits for the device, once
-    can_halve = state.scaler.is_enabled() and state.scaler.get_scale() >= 1  # fp16's factor on the loss, too large here
-    if not loss_is_finite or not (norm_is_finite or can_halve):
+    overflowed = not norm_is_finite and state.scaler.is_enabled() and state.scaler.get_scale() >= 1  # fp16: try again
+    if not loss_is_finite or not (norm_is_finite or overflowed):
         raise FloatingPointError(
             f"the loss or its gradient is not finite at step {state.step}, with learning rate {rate:.3g}; the weights "
             f"were not changed by it, and no checkpoint was written since: try a lower lr")

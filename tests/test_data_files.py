@@ -18,6 +18,7 @@ import torchvision.datasets
 from PIL import Image
 from skimage import data as skimage_data
 
+from ddpm_course.app import images as run_images
 from ddpm_course.app import run as run_module
 from ddpm_course.app.cli import main
 from ddpm_course.app.config import TrainConfig
@@ -571,8 +572,8 @@ def test_a_file_that_vanishes_before_the_first_update(tmp_path, monkeypatch):
     config = TrainConfig(data=str(folder), out=str(out), memory=0, workers=0, **{**TINY, "holdout": 0})
     real = run_module._begin
 
-    def begin(config):
-        begun = real(config)
+    def begin(*args):
+        begun = real(*args)
         (folder / "2.png").unlink()
         return begun
     monkeypatch.setattr(run_module, "_begin", begin)
@@ -586,9 +587,9 @@ def test_a_file_that_vanishes_before_the_first_update(tmp_path, monkeypatch):
 
 def test_the_settings_of_a_run_reach_the_images(monkeypatch):
     asked = {}
-    monkeypatch.setattr(run_module, "load_images", lambda name, **options: asked.update(options) or load_digits())
-    run_module.load_data(TrainConfig(data="somewhere", image_size=20, channels=3, download=True, workers=5,
-                                       max_skipped=0.3, background=7, memory=1.5))
+    monkeypatch.setattr(run_images, "load_images", lambda name, **options: asked.update(options) or load_digits())
+    run_images.load_data(TrainConfig(data="somewhere", image_size=20, channels=3, download=True, workers=5,
+                                     max_skipped=0.3, background=7, memory=1.5))
     assert asked == {"image_size": 20, "channels": 3, "download": True, "workers": 5, "max_skipped": 0.3,
                      "background": 7, "memory": 1.5}
 
