@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embedding import TimeEmbedding
+from .lib.arguments import check_choice, check_number, check_numbers
 
 # %% ../nbs/07_unet.ipynb #0d5cff8a
 @dataclass(frozen=True)
@@ -40,39 +41,28 @@ class UNetConfig:
     self_conditioning: bool = False
 
     def __post_init__(self):
-        _check_config(self)
+        for name in ("image_size", "image_channels", "num_res_blocks", "heads", "groups", "patch_size"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("base_channels", self.base_channels, 4, whole=True)  # the time embedding has that many numbers
+        check_number("dropout", self.dropout, 0, 1, below=True)
+        for name in ("null_label", "self_conditioning"):
+            check_choice(name, getattr(self, name), (True, False))
+        if self.num_classes is not None and (type(self.num_classes) is not int or self.num_classes < 1):
+            raise ValueError(f"num_classes is {self.num_classes!r}, expected None or a whole number of 1 or more")
+        for name in ("channel_mults", "attention_resolutions"):
+            object.__setattr__(self, name, check_numbers(name, getattr(self, name), 1, whole=True))  # JSON gives lists
+        _check_fit(self)
 
     @property
     def resolutions(self) -> list[int]:
         "The side of the feature maps at each level of the U, from the top down."
         return [self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mults))]
 
-# %% ../nbs/07_unet.ipynb #07ce4a99
-def _check_numbers(c: UNetConfig) -> None:
-    "Refuse what is not a number of the right kind, naming the value and what was expected."
-    for name in ("attention_resolutions", "channel_mults"):
-        if not isinstance(getattr(c, name), (tuple, list)):
-            raise ValueError(f"{name} is {getattr(c, name)!r}, expected a tuple of whole numbers")
-        object.__setattr__(c, name, tuple(getattr(c, name)))  # JSON gives lists
-    whole = lambda value, least: isinstance(value, int) and not isinstance(value, bool) and value >= least
-    least = dict(image_size=1, image_channels=1, num_res_blocks=1, heads=1, groups=1, patch_size=1, base_channels=4)
-    for name, at_least in least.items():  # base_channels: the time embedding has that many numbers
-        if not whole(getattr(c, name), at_least):
-            raise ValueError(f"{name} is {getattr(c, name)!r}, expected a whole number of {at_least} or more")
-    if not c.channel_mults or not all(whole(m, 1) for m in c.channel_mults):
-        raise ValueError(f"channel_mults is {c.channel_mults}, expected one whole number of 1 or more a level")
-    if c.num_classes is not None and not whole(c.num_classes, 1):
-        raise ValueError(f"num_classes is {c.num_classes!r}, expected None or a whole number of 1 or more")
-    if not isinstance(c.dropout, (int, float)) or not 0 <= c.dropout < 1:
-        raise ValueError(f"dropout is {c.dropout!r}, expected 0 up to but not including 1")
-    for name in ("null_label", "self_conditioning"):
-        if not isinstance(getattr(c, name), bool):
-            raise ValueError(f"{name} is {getattr(c, name)!r}, expected True or False")
-
 # %% ../nbs/07_unet.ipynb #b1907389
-def _check_config(c: UNetConfig) -> None:
+def _check_fit(c: UNetConfig) -> None:
     "Refuse numbers that do not fit together."
-    _check_numbers(c)
+    if not c.channel_mults:
+        raise ValueError("channel_mults is (), expected one whole number of 1 or more a level")
     divisor = c.patch_size * 2 ** (len(c.channel_mults) - 1)
     if c.image_size % divisor:
         raise ValueError(f"image_size is {c.image_size}, expected a multiple of {divisor} "

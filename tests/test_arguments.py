@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_course.lib.arguments import check_choice, check_number, check_shape
+from ddpm_course.lib.arguments import check_choice, check_number, check_numbers, check_shape
 
 
 def refusal(check, *arguments, **options) -> str:
@@ -80,3 +80,11 @@ def test_shapes():
     assert refusal(check_shape, "y", x, ("B",)) == "y has shape (2, 3, 4, 4), expected (B,)"
     assert refusal(check_shape, "y", torch.zeros(3), (2,)) == "y has shape (3,), expected (2,)"
     assert refusal(check_shape, "y", 7, (2,)) == "y is 7, expected a tensor of shape (2,)"
+
+
+def test_several_numbers_are_a_tuple_and_the_bad_one_is_named():
+    assert check_numbers("mults", [1, np.int64(2)], 1, whole=True) == (1, 2)
+    for bad, words in ((2, "mults is 2, expected a tuple"), ("12", "mults is '12', expected a tuple"),
+                       ((1, 0), r"mults is \(1, 0\); mults is 0, expected a whole number of 1 or more")):
+        with pytest.raises(ValueError, match=words):
+            check_numbers("mults", bad, 1, whole=True)

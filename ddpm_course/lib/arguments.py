@@ -44,6 +44,16 @@ def _range(number, low, high, whole: bool, above: bool, below: bool) -> str:
     return words if isinstance(number, Real) and not isinstance(number, bool) else f"{kind}, {words}"
 
 
+def check_numbers(name: str, values, low=None, high=None, **kind) -> tuple:
+    "Several numbers, as `check_number` wants each, as a tuple. `heads is 2, expected a tuple of numbers`."
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {_shown(values)}, expected a tuple of numbers")
+    try:
+        return tuple(check_number(name, value, low, high, **kind) for value in values)
+    except ValueError as error:
+        raise ValueError(f"{name} is {_shown(values)}; {error}") from None
+
+
 def check_choice(name: str, value, allowed: Iterable):
     "One of the values in `allowed`. `ValueError`: `spacing is 'odd', expected one of ('trailing', 'leading')`."
     allowed = tuple(allowed)
