@@ -1,4 +1,5 @@
 # The public names and where they live: read by editors and type checkers, and by lazy_loader when the program runs.
+from . import check as check
 from .app.config import TrainConfig as TrainConfig
 from .app.run import train as train
 from .ddim import ddim_sample as ddim_sample

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "nbs" / "reference"
-ROOMS = ("lib", "formats", "app")
+ROOMS = ("lib", "formats", "app", "check")
 
 
 def source_url() -> str:

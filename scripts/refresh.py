@@ -66,7 +66,7 @@ def merge_ledger(fresh: Path) -> None:
 
 
 def main(paths: list[str]) -> None:
-    os.environ.update(TQDM_DISABLE="1", PYTHONHASHSEED="0")
+    os.environ.update(TQDM_DISABLE="1", PYTHONHASHSEED="0", DDPM_COURSE_PROGRESS="")  # see scripts/test.py
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     chapters = [Path(p) for p in paths] or sorted(
         p for p in (ROOT / "nbs").rglob("*.ipynb") if p.name[0] != "_" and ".ipynb_checkpoints" not in p.parts)

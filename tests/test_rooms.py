@@ -68,7 +68,7 @@ def test_there_are_no_circles():
 
 
 def test_every_room_says_what_it_is_for():
-    for room in ("lib", "formats", "app"):
+    for room in ("lib", "formats", "app", "check"):
         assert importlib.import_module(f"ddpm_course.{room}").__doc__.strip().count("\n") == 0
 
 

@@ -1,5 +1,7 @@
 """Pictures that can be trusted: every pixel of a grid, of a PNG and of a GIF is the one that was given."""
 import errno
+import sys
+from io import BytesIO
 from unittest import mock
 
 import matplotlib.pyplot as plt
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 
 from ddpm_course.data import to_model_range, to_uint8
-from ddpm_course.lib.viz import grid, plot_loss, save_gif, save_grid, show_images, to_pixels
+from ddpm_course.lib.viz import grid, plot_loss, save_gif, save_grid, show_images, to_pixels, with_slider, with_sliders
 
 STEPS = list(range(0, 2001, 50))
 LOSSES = [0.05 + 0.95 * float(np.exp(-step / 100)) for step in STEPS]
@@ -168,3 +170,65 @@ def test_a_full_disk_keeps_the_picture_that_was_there_and_is_told_with_its_name(
         write(images, tmp_path / "picture")
     assert str(caught.value).endswith(f"No space left on device: {str(tmp_path / 'picture')!r}")
     assert [p.name for p in tmp_path.iterdir()] == ["picture"] and (tmp_path / "picture").read_bytes() == b"old"
+
+
+def write_number(panel, *values):
+    panel.text(0.5, 0.5, " and ".join(map(str, values)))
+
+
+def words(figure):
+    "What stands on each panel of a strip."
+    return [[text.get_text() for text in panel.texts] for panel in figure.subfigs]
+
+
+def shade(panel, level, *others):
+    panel.set_facecolor(str(level))
+
+
+def test_a_slider_changes_its_picture_and_has_a_label():
+    ipywidgets = pytest.importorskip("ipywidgets")
+    with mock.patch("IPython.display.display") as display:
+        slider, picture = with_slider(shade, "level", [0.0, 0.25, 1.0], 0.25).children
+    plt.close(display.call_args.args[0])
+    assert isinstance(slider, ipywidgets.SelectionSlider) and slider.description == slider.tooltip == "level"
+    for value, grey in ((0.25, 64), (1.0, 255), (0.0, 0)):
+        slider.value = value
+        with Image.open(BytesIO(picture.value)) as png:
+            assert (np.asarray(png.convert("L")) == grey).all()
+
+
+def test_a_frame_is_drawn_once():
+    pytest.importorskip("ipywidgets")
+    draw = mock.Mock()
+    with mock.patch("IPython.display.display") as display:
+        t, x = with_sliders(draw, {"t": range(3), "x": [1.5, 2.5]}, (0, 1.5), [(2, 2.5)]).children[:2]
+    plt.close(display.call_args.args[0])
+    for now in ((1, 2.5), (0, 1.5), (1, 2.5)):
+        t.value, x.value = now
+    drawn = [call.args[1:] for call in draw.call_args_list]
+    assert drawn == [(2, 2.5), (0, 1.5), (1, 1.5), (1, 2.5), (0, 2.5)]  # the strip, the start, one knob after the other
+
+
+def test_sliders_show_a_static_strip_in_the_same_output():
+    pytest.importorskip("ipywidgets")
+    with mock.patch("IPython.display.display") as display:
+        with_slider(write_number, "t", range(0, 101), 50)
+    (strip,) = display.call_args.args
+    assert words(strip) == [["0"], ["25"], ["50"], ["75"], ["100"]] and strip.get_facecolor() == (1, 1, 1, 1)
+    plt.close(strip)
+
+
+def test_without_ipywidgets_the_strip_is_shown_alone():
+    with mock.patch.dict(sys.modules, {"ipywidgets": None}):
+        strip = with_sliders(write_number, {"t": [1, 2], "x": "ab"}, (1, "a"), [(1, "a"), (2, "b")], size=(3, 2))
+    assert words(strip) == [["1 and a"], ["2 and b"]] and tuple(strip.get_size_inches()) == (6, 2)
+    plt.close(strip)
+
+
+@pytest.mark.parametrize("start, positions, message", [
+    ((7,), [(1,)], "t is 7, expected one of the 3 values of its slider"),
+    ((1,), [(1,), (9,)], "t is 9, expected one of the 3 values of its slider"),
+    ((1, 2), [(1,)], r"a position is \(1, 2\), expected one value for each of \('t',\)")])
+def test_positions_that_a_slider_does_not_have_are_refused(start, positions, message):
+    with pytest.raises(ValueError, match=message):
+        with_sliders(write_number, {"t": range(3)}, start, positions)

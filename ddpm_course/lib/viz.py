@@ -1,7 +1,7 @@
-"""From tensors to pictures that can be trusted: pixels, grids, picture files and GIFs, and the loss curve."""
+"""From tensors to pictures that can be trusted: pixels, grids, files, GIFs, the loss curve, pictures with sliders."""
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 
@@ -150,4 +150,78 @@ def plot_loss(steps: Sequence[int], losses: Sequence[float], path: str | Path | 
     if path is not None:
         kind = Path(path).suffix[1:] or "png"
         _write_picture(path, lambda file: figure.savefig(file, dpi=100, format=kind))
+    return figure
+
+
+def with_slider(draw: Callable, name: str, values: Sequence, start, positions: Sequence | None = None,
+                size: tuple[float, float] = (1.6, 1.6)):
+    """
+    A picture with one slider, and a static strip of the picture at `positions`: `with_sliders` for a single knob.
+
+    `positions`: values to show in the strip, by default five that are spread evenly over `values`.
+    """
+    if positions is None:
+        last, n = len(values) - 1, min(5, len(values))
+        positions = [values[round(i * last / max(n - 1, 1))] for i in range(n)]
+    return with_sliders(draw, {name: values}, (start,), [(value,) for value in positions], size)
+
+
+def with_sliders(draw: Callable, knobs: dict[str, Sequence], start: Sequence, positions: Sequence[Sequence],
+                 size: tuple[float, float] = (1.6, 1.6)):
+    """
+    A picture that sliders change, under a static strip that also shows where no kernel runs.
+
+    `draw(panel, *values)` draws on an empty Matplotlib figure, one value for each slider; it should take a tenth of a
+    second at most. `knobs`: the label of each slider and its values in order. `start` and each of `positions` hold
+    one value of every knob. `size`: inches of one picture. Shows the strip and returns the sliders with their picture;
+    without ipywidgets it returns the strip. `ValueError` for a value that its slider does not have.
+    """
+    for place in [start, *positions]:
+        if len(place) != len(knobs):
+            raise ValueError(f"a position is {tuple(place)}, expected one value for each of {tuple(knobs)}")
+        for value, (name, values) in zip(place, knobs.items()):
+            if value not in values:
+                raise ValueError(f"{name} is {value}, expected one of the {len(values)} values of its slider")
+    strip = _strip(draw, positions, size)
+    try:
+        from ipywidgets import Image, SelectionSlider, VBox  # sliders come with the extra `course`
+    except ImportError:
+        return strip
+    from IPython.display import display  # ipywidgets needs it too
+
+    @cache  # back at an old position, the picture is there at once
+    def frame(*values) -> bytes:
+        from matplotlib.figure import Figure
+        figure = Figure(figsize=[1.6 * inches for inches in size], layout="constrained", facecolor="white")
+        draw(figure, *values)
+        figure.savefig(buffer := BytesIO(), format="png", dpi=100)
+        return buffer.getvalue()
+
+    sliders = [SelectionSlider(options=[(_short(v), v) for v in values], value=value, description=name, tooltip=name)
+               for value, (name, values) in zip(start, knobs.items())]
+    picture = Image(format="png", value=frame(*start), width=round(160 * size[0]))
+
+    def redraw(change) -> None:
+        picture.value = frame(*(slider.value for slider in sliders))
+
+    for slider in sliders:
+        slider.observe(redraw, "value")
+    display(strip)
+    return VBox([*sliders, picture])
+
+
+def _short(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _strip(draw: Callable, positions: Sequence[Sequence], size: tuple[float, float]):
+    "The picture at each of `positions`, side by side, as many to a row as a page is wide."
+    columns = min(len(positions), int(9.6 / size[0]))
+    rows = -(-len(positions) // columns)
+    figure = _new_figure((size[0] * columns, size[1] * rows))
+    figure.set_layout_engine("constrained")
+    figure.set_facecolor("white")
+    panels = figure.subfigures(rows, columns, squeeze=False).flat
+    for panel, values in zip(panels, positions):
+        draw(panel, *values)
     return figure

@@ -1,0 +1,53 @@
+"""Questions whose answer is one number."""
+from dataclasses import dataclass, field
+
+from ..lib.arguments import check_choice
+from .exercise import Verdict
+from .record import remember
+
+
+@dataclass(frozen=True)
+class Answer:
+    "The right number, how far from it is still right, why it is right, and a sentence for each likely wrong one."
+    value: float
+    because: str
+    within: float = 0.0
+    mistakes: dict[float, str] = field(default_factory=dict)
+
+
+ANSWERS = {
+    "01 grey level of 0": Answer(
+        128, "127.5 lies between two grey levels, and rounding takes the even one",
+        mistakes={127: "the fraction of 127.5 is cut off here; to_uint8 rounds", 127.5: "pixels are whole numbers",
+                  0: "0 is black as a pixel; in the range of the model it lies in the middle"}),
+    "02 steps until half noise": Answer(
+        259, "alpha_bar falls from 0.5002 to 0.4976 there",
+        mistakes={260: "this is the paper's number, which counts from 1; the code index is asked for",
+                  258: "alpha_bar is still 0.5029 there, and 0.5002 one step later",
+                  500: "alpha_bar does not fall along a straight line: only 0.078 is left in the middle",
+                  368: "sqrt(alpha_bar) is one half there, and alpha_bar a quarter; the variance is asked for"}),
+    "04 loss of a network that answers 0": Answer(
+        1, "the mean square of standard normal noise is its variance", within=0.05,
+        mistakes={0: "the answer is 0, but the noise is not; the loss is the mean square of what is missed",
+                  0.5: "half is a factor that the loss does not have"}),
+}
+
+
+def answer(name: str, value: float, *, record: bool = True) -> Verdict:
+    """
+    Compare the reader's number `value` with the answer to the question `name`, one of `ANSWERS`; print what was found.
+
+    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name.
+    """
+    right = ANSWERS[check_choice("name", name, ANSWERS)]
+    if value is None or value is ...:
+        verdict = Verdict(False, f"{name}: not answered yet.")
+    elif abs(float(value) - right.value) <= right.within:
+        if record:
+            remember(name)
+        verdict = Verdict(True, f"{name}: right: {right.because}.")
+    else:
+        mistake = right.mistakes.get(float(value))
+        verdict = Verdict(False, f"{name}: {mistake or f'{value} is not it'}.", mistake)
+    print(verdict.text)
+    return verdict

@@ -1,0 +1,25 @@
+"""All exercises, and what the reader has done of them."""
+from . import data, forward, objective
+from .answers import ANSWERS
+from .exercise import Exercise
+from .record import recorded
+
+EXERCISES = {thing.name: thing for module in (data, forward, objective)
+             for thing in vars(module).values() if isinstance(thing, Exercise)}
+
+
+def progress() -> dict[str, str]:
+    """
+    Print what the reader has done so far, chapter by chapter; return the exercises done, each with its day.
+
+    Kept in `~/.ddpm_course/progress.json`, or in the file that the variable DDPM_COURSE_PROGRESS names.
+    """
+    days = recorded()
+    steps = sorted([(each.chapter, name) for name, each in EXERCISES.items()]
+                   + [(name.partition(" ")[0], name) for name in ANSWERS])
+    for chapter, name in steps:
+        mark, when = ("x", f"  {days[name]}") if name in days else (" ", "")
+        print(f"[{mark}] {chapter}  {name.removeprefix(f'{chapter} ')}{when}")
+    done = {name: days[name] for _, name in steps if name in days}
+    print(f"{len(done)} of {len(steps)} done")
+    return done

@@ -1,0 +1,191 @@
+"""What an exercise is, how the reader's answer is compared, and the verdict that comes out."""
+import linecache
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .record import remember
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """
+    What a check found; as a condition it is true where the answer is right.
+
+    `text`: what was printed. `mistake`: the sentence that names the likely mistake, where one was recognised.
+    """
+    right: bool
+    text: str
+    mistake: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def _ipython_display_(self) -> None:
+        "Nothing: the text was printed already, and a notebook would show it twice."
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """
+    A piece that the reader writes: `exercise(mine)` runs it, prints what it found and returns the `Verdict`.
+
+    `name`, `chapter`, `signature`: what to write, and where. `reference`: a right solution. `cases`: makes the inputs
+    anew, the same each time, one tuple of arguments a case. `mistakes`: a sentence for each wrong variant that people
+    write. `compared`: what a right answer was compared with. `probe(function, *case)`: what is observed of the
+    function, by default what it returns; a dictionary of observations is compared entry by entry. `returns`: names for
+    the parts of a returned tuple. `stretch`: a shape that torch stretches to the expected one will do.
+    `otherwise(mine)`: a second opinion on an answer that differs; a sentence that says why it is right all the same.
+    """
+    name: str
+    chapter: str
+    signature: str
+    reference: Callable
+    cases: Callable[[], Sequence[tuple]]
+    mistakes: Mapping[str, Callable]
+    compared: str
+    probe: Callable[..., Any] = lambda function, *case: function(*case)
+    returns: tuple[str, ...] = ()
+    stretch: bool = False
+    otherwise: Callable[[Callable], str | None] = lambda mine: None
+
+    def __call__(self, mine: Callable, *, record: bool = True) -> Verdict:
+        "Check the reader's `mine`. `record`: whether `check.progress()` shall know of a right answer."
+        if not callable(mine):
+            return self._say(False, f"this is {type(mine).__name__}, expected your function itself, without calling it")
+        expected, found = self.outcomes(self.reference), self.outcomes(mine)
+        if all(unwritten(each) for each in found):
+            return self._say(False, f"not written yet. It is {self.name}{self.signature}")
+        if argument := self._changed(mine):
+            return self._say(False, f"it changes {argument} in place, and whoever called it goes on with that; make a "
+                                    f"new tensor")
+        if all(map(self._same, found, expected)):
+            return self._right(self.compared, record)
+        for sentence, variant in self.mistakes.items():
+            wrong = self.outcomes(variant)
+            recognised = [not isinstance(each, Exception) for each in wrong]
+            if any(recognised) and all(map(self._same, found, wrong)):
+                return self._say(False, sentence, sentence)
+        if stopped := [each for each in found if isinstance(each, Exception)]:
+            return self._say(False, where_it_stopped(stopped[0], mine))
+        if reason := self.otherwise(mine):
+            return self._right(reason, record)
+        return self._say(False, next(self._difference(i, f, e) for i, (f, e) in enumerate(zip(found, expected))
+                                     if not self._same(f, e)))
+
+    def outcomes(self, function: Callable) -> list:
+        "What is observed of `function` in each case, as a dictionary, or the exception that stopped it."
+        return [self._outcome(function, case) for case in self.cases()]
+
+    def _outcome(self, function: Callable, case: tuple):
+        try:
+            with torch.random.fork_rng([]):
+                torch.manual_seed(0)
+                return self._parts(self.probe(function, *case))
+        except Exception as stopped:  # whatever the reader's code may raise
+            return stopped
+
+    def _parts(self, result) -> dict[str, Any]:
+        if isinstance(result, dict):
+            return result
+        several = isinstance(result, (tuple, list)) and self.returns
+        names = self.returns if several and len(result) == len(self.returns) else map(str, range(99))
+        return dict(zip(names, result)) if several else {"": result}
+
+    def _changed(self, mine: Callable) -> str | None:
+        "The name of the argument that the function writes to, if any."
+        names = self.signature[1:].partition(")")[0].split(", ")
+        for case, kept in zip(self.cases(), self.cases()):
+            self._outcome(mine, case)
+            for name, after, before in zip(names, case, kept):
+                if isinstance(before, Tensor) and not torch.equal(after, before):
+                    return name
+        return None
+
+    def _same(self, found, expected) -> bool:
+        if isinstance(found, Exception) or isinstance(expected, Exception):
+            return type(found) is type(expected)
+        return found.keys() == expected.keys() and all(self._difference_of(found[k], expected[k]) is None
+                                                       for k in expected)
+
+    def _difference(self, i: int, found: dict, expected: dict) -> str:
+        "Where an answer differs, in one line: the case, and the first part that is not as expected."
+        n = len(self.cases())
+        case = f"case {i + 1} of {n}: " if n > 1 else ""
+        if found.keys() != expected.keys():
+            several = f"{len(expected)} things: {', '.join(expected)}" if "" not in expected else "one tensor"
+            return f"{case}it returns {'one thing' if '' in found else f'{len(found)} things'}, expected {several}"
+        name, words = next((name, words) for name in expected
+                           if (words := self._difference_of(found[name], expected[name])))
+        return f"{case}{name}{': ' if name else ''}{words}"
+
+    def _difference_of(self, found, expected) -> str | None:
+        "How one part differs from what is expected, or None."
+        if not isinstance(expected, (Tensor, float)):
+            return None if found == expected else f"{found}, expected {expected}"
+        if isinstance(found, (bool, str)) or not isinstance(found, (Tensor, int, float)):
+            return f"this is {type(found).__name__}, expected a tensor or a number"
+        found, expected = torch.as_tensor(found).detach(), torch.as_tensor(expected).detach()
+        if found.shape != expected.shape:
+            if not (self.stretch and stretches(found, expected)):
+                return f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+            found = found.expand(expected.shape)
+        if expected.is_floating_point() and not found.is_floating_point():
+            return f"dtype {found.dtype}, expected floating point"
+        found, expected = found.double(), expected.double()
+        if torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().nan_to_num().max()),
+                          equal_nan=True):
+            return None
+        if bad := int((~found.isfinite() & expected.isfinite()).sum()):
+            return f"{bad} of {found.numel()} values are NaN or infinite"
+        return how_far(found, expected)
+
+    def _right(self, words: str, record: bool) -> Verdict:
+        if record:
+            remember(self.name)
+        return self._say(True, f"right: {words}")
+
+    def _say(self, right: bool, words: str, mistake: str | None = None) -> Verdict:
+        verdict = Verdict(right, f"{self.name}: {words}.", mistake)
+        print(verdict.text)
+        return verdict
+
+
+def unwritten(outcome) -> bool:
+    "Whether this is what a stub does: nothing, or saying so."
+    nothing = isinstance(outcome, dict) and all(value is None or value is ... for value in outcome.values())
+    return isinstance(outcome, NotImplementedError) or nothing
+
+
+def stretches(found: Tensor, expected: Tensor) -> bool:
+    try:
+        return torch.broadcast_shapes(found.shape, expected.shape) == expected.shape
+    except RuntimeError:
+        return False
+
+
+def how_far(found: Tensor, expected: Tensor) -> str:
+    "The largest error and where it is; and a common factor, which often says all."
+    error = (found - expected).abs()
+    ratio = (found / expected)[expected != 0]
+    if ratio.numel() > 1 and torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3):
+        return f"every value is {ratio[0]:.4g} times what is expected"
+    at = [int(i) for i in torch.unravel_index(error.argmax(), error.shape)]
+    mine, wanted = found[tuple(at)], expected[tuple(at)]
+    return f"values are off by up to {error.max():.3g}: {mine:.4g}{f' at {at}' if at else ''}, expected {wanted:.4g}"
+
+
+def where_it_stopped(stopped: Exception, mine: Callable) -> str:
+    "The exception, and the last line of the reader's own code that it passed through."
+    words = f"it stopped with {type(stopped).__name__}: {stopped}".rstrip(".")
+    file = getattr(getattr(mine, "__code__", None), "co_filename", None)
+    frames = [f for f in traceback.extract_tb(stopped.__traceback__) if file is None or f.filename == file]
+    own = [f for f in frames if f.filename != __file__]
+    if not own:
+        return words
+    line = linecache.getline(own[-1].filename, own[-1].lineno).strip()
+    return f"{words}\n  line {own[-1].lineno} of your code: {line}".rstrip(": ")
