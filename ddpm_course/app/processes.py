@@ -89,14 +89,16 @@ def fetched(state: TrainState, data, indices: Iterator[Tensor], workers: int) ->
         yield batch
 
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+           if hasattr(signal, name)]  # not every system has all of them
 
 
 @contextlib.contextmanager
 def interruptible():
     """
-    Ctrl-C, SIGTERM, SIGHUP (the terminal was closed) and SIGUSR1 (a batch system warns) let the step in progress end:
-    yields a list that is no longer empty once one has come.
+    Ctrl-C, SIGTERM, SIGHUP (the terminal was closed) and the signals by which batch systems warn (SIGUSR1, SIGUSR2, and
+    SIGXCPU where the processor time runs out) let the step in progress end: yields a list that is no longer empty once
+    one has come.
     """
     received, old = [], {}
     def handler(number, frame):

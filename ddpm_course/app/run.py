@@ -212,10 +212,10 @@ def train(config: TrainConfig, *, data: Dataset | None = None, model: nn.Module 
     another number of `steps` the learning rate of each further update is that of a run of the new length: only with
     `decay=0` do the two parts make what one long run would have made.
 
-    Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 ends the run after the step in progress (of several graphics cards, at the next
-    line of the log), with a checkpoint. `ValueError`, before anything is written, for what cannot be done;
-    `FloatingPointError` where the training diverges; `UnreadableImage`, after a checkpoint, where a file vanishes or is
-    damaged during the run.
+    Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU ends the run after the step in progress (of several graphics
+    cards, at the next line of the log), with a checkpoint. `ValueError`, before anything is written, for what cannot be
+    done; `FloatingPointError` where the training diverges; `UnreadableImage`, after a checkpoint, where a file vanishes
+    or is damaged during the run.
     """
     where = config.data if data is None else type(data).__name__
     if data is None and is_folder(where) and os.path.isdir(where):

@@ -266,7 +266,7 @@ def _in_processes(function, order: Iterable, workers: int) -> Iterator:
 
 def _outlive_signals(worker: int) -> None:
     "Signals may go to every process of a terminal or a job: the main one decides when to stop."
-    for name in {"SIGINT", "SIGHUP", "SIGUSR1"} & set(dir(signal)):
+    for name in {"SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"} & set(dir(signal)):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # by then it has; Python waits for them when it ends
 
