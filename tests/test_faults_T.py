@@ -223,6 +223,13 @@ def test_6_a_tracker_that_fails(pictures, tmp_path, monkeypatch):
         assert train(config(pictures, tmp_path / "run"), progress=False).finished
 
 
+def test_6_a_tracker_that_does_not_start(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.Accelerator, "init_trackers", mock.Mock(side_effect=RuntimeError("not logged in")))
+    monkeypatch.setattr(run_module, "make_accelerator", lambda c: processes.Accelerator(cpu=True))
+    with pytest.warns(UserWarning, match="the tracker wandb failed, and the run goes on without: .* not logged in"):
+        assert train(config(pictures, tmp_path / "run", tracker="wandb"), progress=False).finished
+
+
 # 8: more steps, and other weights to start from
 
 @pytest.mark.parametrize("decay, exact", [(0.0, True), (0.5, False)])
@@ -306,6 +313,15 @@ def test_16_checkpoints_hold_no_paths(pictures, tmp_path):
     assert read_json(run.folder / "config.json")["init"] == str(tmp_path / "first")
     cut(run.folder)
     assert main(["train", "--resume", "--out", str(run.folder)]) == 0
+
+
+def test_16_a_tracker_is_given_no_paths(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.Accelerator, "init_trackers", told := mock.Mock())
+    monkeypatch.setattr(run_module, "make_accelerator", lambda c: processes.Accelerator(cpu=True))
+    train(config(pictures, tmp_path / "run\udce9", tracker="wandb"), progress=False)
+    (name, settings), _ = told.call_args
+    assert (name, settings["data"], settings["out"]) == ("run\\udce9", "pictures", "run\\udce9")
+    assert not [value for value in settings.values() if str(tmp_path) in str(value)]
 
 
 # 17: scripts without a main guard; no stderr

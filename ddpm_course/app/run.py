@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..data import to_uint8
 from ..ddim import ddim_steps
 from ..ddpm import Step
+from ..formats.model_card import readable
 from ..formats.model_folder import checkpoints
 from ..guidance import with_guidance
 from ..hub import load_pretrained
@@ -29,7 +30,7 @@ from ..objective import Denoiser
 from ..training import TrainState, class_count, learning_rate, seed_of, training_steps, validation_loss
 from ..unet import UNet
 from .checkpoints import resume_from, save_checkpoint
-from .config import TrainConfig, architecture, check_same
+from .config import TrainConfig, architecture, check_same, without_folders
 from .images import DATA, check_images, describe_data, is_folder, load_data
 from .processes import (HOLDER, LOCK, fetched, interruptible, locked, make_accelerator, pick_device, read_once,
                         safe_workers, stop_now)
@@ -193,8 +194,10 @@ def _begin(c: TrainConfig, own_data: Dataset | None, model: nn.Module | None) ->
             say(f"the run was planned for {change['planned']} updates until update {change['step']}; from there on the "
                 f"learning rate is that of a run of another length, so this is not what one run would have given")
     if c.tracker != "none":
-        settings = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in dataclasses.asdict(c).items()}
-        state.accelerator.init_trackers(out.name, settings)
+        settings = without_folders(dataclasses.asdict(c))  # they may lie open on the web
+        settings = {k: v if isinstance(v, (int, float)) else readable(str(v)) for k, v in settings.items()}
+        with _optional(f"the tracker {c.tracker}"):
+            state.accelerator.init_trackers(readable(out.name), settings)
     return state, data.to(state.device), held_out
 
 
