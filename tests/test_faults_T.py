@@ -113,6 +113,26 @@ def test_2_images_that_have_moved_and_others_in_their_place(pictures, tmp_path):
         train(config(pictures, tmp_path / "run", memory=0, workers=0, resume=True), progress=False)
 
 
+def test_2_one_image_that_has_changed_is_found_also_where_it_is_held_out(tmp_path):
+    folder = make_pictures(tmp_path / "few", n=4)
+    train(config(folder, tmp_path / "run"), progress=False)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        Image.new("L", (8, 8), 77).save(path)
+        with pytest.raises(ValueError, match="have changed since the run was begun"):
+            train(config(folder, tmp_path / "run", resume=True), progress=False)
+        path.write_bytes(whole)
+
+
+def test_2_the_model_to_start_from_is_found_from_any_folder(pictures, tmp_path, monkeypatch):
+    train(config(pictures, tmp_path / "first"), progress=False)
+    monkeypatch.chdir(tmp_path)
+    run = train(config(pictures, "run", init="first"), progress=False)
+    shutil.rmtree(run.folder / "checkpoints")  # as where it was stopped before there was one
+    monkeypatch.chdir(pictures)
+    assert main(["train", "--resume", "--out", "../run"]) == 0
+
+
 # 3: a closed terminal and a batch system's warning
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signals")

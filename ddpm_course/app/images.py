@@ -96,9 +96,10 @@ def is_folder(data: str) -> bool:
 def describe_data(data, held_out, own: bool = False) -> dict:
     "What data.json says: how many images, their classes and fingerprint, and which files were left out, and why."
     item_by_item = isinstance(data, OwnImages)  # only their number is known without reading all
+    known = None if item_by_item or held_out is None else fingerprints(held_out)[0]
     return {"images": len(data), "held_out": 0 if held_out is None else len(held_out), "classes": data.classes,
             "own": own, "in_memory": not item_by_item and isinstance(data.images, Tensor),
-            "fingerprint": None if item_by_item else fingerprints(data)[0],
+            "fingerprint": None if item_by_item else fingerprints(data)[0], "held_out_fingerprint": known,
             "skipped": [{"file": f, "reason": r} for f, r in data.skipped]}
 
 
@@ -106,7 +107,8 @@ def check_images(config: TrainConfig, data, described: dict, was: dict) -> None:
     "Before a run goes on: the images are those it was begun with, as far as can be told."
     # The fingerprint of files sees their names and sizes only, so it cannot be compared with that of images in memory.
     if described["fingerprint"] and was.get("in_memory", described["in_memory"]) == described["in_memory"]:
-        alike = was.get("fingerprint") in fingerprints(data)
+        held_out = described["held_out_fingerprint"]
+        alike = was.get("fingerprint") in fingerprints(data) and was.get("held_out_fingerprint", held_out) == held_out
     else:
         alike = all(was.get(key) == described[key] for key in ("images", "held_out"))
     if not alike:

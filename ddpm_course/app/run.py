@@ -223,7 +223,8 @@ def train(config: TrainConfig, *, data: Dataset | None = None, model: nn.Module 
     where = config.data if data is None else type(data).__name__
     if data is None and is_folder(where) and os.path.isdir(where):
         where = os.path.abspath(where)  # so that the run can go on from any folder
-    c = dataclasses.replace(config, data=where, workers=safe_workers(config.workers))
+    init = os.path.abspath(config.init) if config.init and os.path.isdir(config.init) else config.init
+    c = dataclasses.replace(config, data=where, init=init, workers=safe_workers(config.workers))
     _check_folder(c)
     with locked(Path(c.out)) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
         return _train(c, *_begin(c, data, model), progress)
