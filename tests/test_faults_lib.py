@@ -1,4 +1,5 @@
 """Faults that users of such tools report, in `lib` and `data`. Each test bears the number of its fault."""
+import contextlib
 import errno
 import hashlib
 import multiprocessing
@@ -63,6 +64,15 @@ def test_7_a_disk_that_cannot_flush_a_folder_is_written_to(tmp_path, code, step)
     with mock.patch(step, refuse):
         write_folder(tmp_path / "model", {"weights.bin": b"one"}, {})
     assert read_verified(tmp_path / "model", "weights.bin") == b"one"
+
+
+@pytest.mark.parametrize("code, written", [(errno.EINVAL, True), (errno.ENOSYS, True), (errno.EIO, False),
+                                           (errno.EACCES, False)])
+def test_7_a_disk_that_cannot_flush_at_all_is_written_to_and_one_that_fails_is_told(tmp_path, code, written):
+    told = contextlib.nullcontext() if written else pytest.raises(OSError, match="one.bin")
+    with mock.patch("os.fsync", side_effect=OSError(code, os.strerror(code))), told:
+        write_atomic(tmp_path / "one.bin", b"one")
+    assert (tmp_path / "one.bin").exists() == written
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
