@@ -187,6 +187,19 @@ def test_15_images_of_a_kind_that_is_not_read_count_as_left_out(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", ["", ".jpg_large", ".png~", ".txt"])
+def test_15_images_with_another_ending_count_as_left_out(tmp_path, suffix):
+    "Eight of nine files left out is a run that should not start; captions beside images are no images."
+    for i in range(9):
+        picture(tmp_path / f"{i}.png")
+        (tmp_path / f"caption{i}{suffix}").write_text("a picture")
+    assert len(read(tmp_path)) == 9
+    for i in range(1, 9):
+        (tmp_path / f"{i}.png").rename(tmp_path / f"{i}{suffix}")
+    with pytest.raises(ValueError, match="8 of 9 images cannot be read, .* an image with another ending: it ends in "):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("suffix, kind", [("jfif", "JPEG"), ("JFIF", "JPEG"), ("avif", "AVIF")])
 def test_15_jfif_and_avif_are_read(tmp_path, suffix, kind):
     if f".{suffix.lower()}" not in IMAGE_SUFFIXES:

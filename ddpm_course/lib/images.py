@@ -80,6 +80,19 @@ OTHER_IMAGE_SUFFIXES = (  # images, too: where many of them are left out, somebo
     ".dcm")
 
 
+MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # how PNG, JPEG, GIF and TIFF begin
+
+
+def _begins_as_image(path: Path) -> bool:
+    "Whether a file is an image that is read here, by its first bytes: downloads often lack the ending, or have two."
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(MAGIC) or start[:4] == b"RIFF" and start[8:] == b"WEBP"
+
+
 def natural(name: str) -> tuple:
     "A sort key by which class 2 comes before class 10."
     return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))], name
@@ -116,10 +129,11 @@ def open_folder(folder: Path) -> tuple[list[tuple[Path, int]], list[str] | None,
         suffix = path.suffix.lower()
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             others.append((str(path), "a hidden file"))
-        elif suffix not in IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES:
+        elif suffix not in IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES and (problem or not _begins_as_image(path)):
             others.append((str(path), problem or f"not an image, by its name: it ends in {path.suffix!r}"))
         elif problem or suffix not in IMAGE_SUFFIXES:
-            unread.append((str(path), problem or f"an image of a kind that is not read: it ends in {path.suffix!r}"))
+            kind = "of a kind that is not read" if suffix in OTHER_IMAGE_SUFFIXES else "with another ending"
+            unread.append((str(path), problem or f"an image {kind}: it ends in {path.suffix!r}"))
         else:
             paths.append(path)
     if not paths:
