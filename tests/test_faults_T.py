@@ -298,7 +298,7 @@ def test_14_plain_values_for_numpy_numbers_and_paths(tmp_path):
     c = TrainConfig(steps=np.int64(5), lr=np.float32(0.5), seed=torch.tensor(3), out=tmp_path / "run",
                     channel_mults=np.array([1, 2]), data=Path("pics"), memory=np.int32(2))
     assert json.loads(json.dumps(dataclasses.asdict(c)))["lr"] == 0.5
-    assert (c.steps, c.seed, c.out, c.channel_mults, c.data) == (5, 3, str(tmp_path / "run"), (1, 2), "pics")
+    assert (c.steps, c.seed, c.out, c.channel_mults, c.data) == (5, 3, str(tmp_path / "run"), (1, 2), os.path.join(".", "pics"))
     assert {type(v) for v in (c.steps, c.seed, *c.channel_mults)} == {int} and type(c.out) is str
 
 
@@ -321,6 +321,15 @@ def test_15_files_that_are_left_out_are_told_before_the_first_update(pictures, t
     train(config(pictures, tmp_path / "run"), progress=False)
     assert told[0].startswith("files left out: 1; ") and "data.json" in told[0]
     assert [s["file"].endswith("00.png") for s in read_json(tmp_path / "run" / "data.json")["skipped"]] == [True]
+
+
+def test_15_a_path_is_a_folder_also_where_a_data_set_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_pictures(Path("digits"), n=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = train(config(tmp_path, "run", data=Path("./digits"), validation=0), progress=False)
+    assert read_json(run.folder / "data.json")["images"] == 5
 
 
 # 16: what may be published holds no private paths
