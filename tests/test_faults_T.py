@@ -366,9 +366,10 @@ print("trained", run.step)
 """
 
 
-def test_17_a_script_without_a_main_guard(pictures, tmp_path):
+@pytest.mark.parametrize("first_line", ["", "# no word of __name__ but this one"])
+def test_17_a_script_without_a_main_guard(first_line, pictures, tmp_path):
     options = {**TINY, "data": str(pictures), "out": str(tmp_path / "run"), "memory": 0, "workers": 1}
-    (tmp_path / "script.py").write_text(SCRIPT.replace("{options}", repr(options)))
+    (tmp_path / "script.py").write_text(first_line + SCRIPT.replace("{options}", repr(options)))
     told = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
     assert told.returncode == 0 and "trained 4" in told.stdout, told.stderr

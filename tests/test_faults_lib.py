@@ -228,6 +228,14 @@ def test_15_a_class_lost_to_the_split_or_to_damage_is_said(tmp_path):
         assert read(tmp_path).classes == ["damaged", "fine"]
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5])
+def test_17_a_seed_outside_64_bits_is_refused_by_name(seed):
+    data = ImageDataset(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=f"seed is {seed}, expected a whole number from 0 to"):
+        hold_out(data, 0.5, seed)
+    assert [len(part) for part in hold_out(data, 0.5, np.int64(7))] == [2, 2]
+
+
 def test_17_a_folder_that_cannot_be_looked_into_is_listed(tmp_path, monkeypatch):
     picture(tmp_path / "a" / "x.png"), picture(tmp_path / "b" / "x.png")
     real = Path.iterdir

@@ -272,7 +272,8 @@ def _in_processes(function, order: Iterable, workers: int) -> Iterator:
             yield answer
     except (RuntimeError, OSError, EOFError) as error:  # a bad image comes as an answer
         last = str(error).strip().rpartition("\n")[2]
-        raise UnreadableImage("a process that decodes images has died, perhaps for want of memory: "
+        raise UnreadableImage("a process that decodes images has died, perhaps for want of memory, or of "
+                              "`if __name__ == \"__main__\":` in the script: "
                               f"{type(error).__name__}: {last}") from error
     finally:
         del loader  # its processes end now, and not when somebody lets go of the traceback
