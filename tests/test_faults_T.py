@@ -124,6 +124,15 @@ def test_2_one_image_that_has_changed_is_found_also_where_it_is_held_out(tmp_pat
         path.write_bytes(whole)
 
 
+def test_2_other_images_are_found_also_where_less_memory_is_allowed(pictures, tmp_path):
+    train(config(pictures, tmp_path / "run"), progress=False)
+    assert train(config(pictures, tmp_path / "run", resume=True, memory=0), progress=False).finished
+    train(config(pictures, tmp_path / "other"), progress=False)
+    make_pictures(pictures, seed=1)
+    with pytest.raises(ValueError, match="have changed since the run was begun"):
+        train(config(pictures, tmp_path / "other", resume=True, memory=0), progress=False)
+
+
 def test_2_the_model_to_start_from_is_found_from_any_folder(pictures, tmp_path, monkeypatch):
     train(config(pictures, tmp_path / "first"), progress=False)
     monkeypatch.chdir(tmp_path)

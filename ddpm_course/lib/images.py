@@ -339,12 +339,18 @@ def read_all(files: ImageFiles, classes, unread, others, max_skipped: float, mem
     return images, torch.tensor(labels) if classes else None, classes, skipped + others
 
 
-def _digest(data, content) -> str:
+def _digest(data, contents: Iterable) -> str:
     found = hashlib.sha256(repr(tuple(data.images.shape)).encode())
-    found.update(content)
+    for content in contents:
+        found.update(content)
     if data.labels is not None:
         found.update(data.labels.numpy())
     return found.hexdigest()
+
+
+def pixel_fingerprint(data) -> str:
+    "SHA-256 sum of pixels and labels, the same for images in memory and in files, which are decoded for it."
+    return _digest(data, (data.images[i].contiguous().numpy() for i in range(len(data))))
 
 
 def fingerprints(data) -> list[str]:
@@ -356,13 +362,13 @@ def fingerprints(data) -> list[str]:
     folder that an image lies in.)
     """
     if isinstance(data.images, Tensor):
-        return [_digest(data, data.images.contiguous().numpy())]
+        return [pixel_fingerprint(data)]
     source, folder = data.images.source, data.images.folder
     paths = [source[i][0] for i in data.images.index.tolist()] if isinstance(source, list) else []
     sizes = [p.stat().st_size for p in paths]
     lists = ("".join(f"{name(p)} {size}\n" for p, size in zip(paths, sizes))
              for name in (lambda p: p.relative_to(folder).as_posix(), lambda p: f"{p.parent.name}/{p.name}"))
-    return list(dict.fromkeys(_digest(data, listed.encode(errors="surrogateescape")) for listed in lists))
+    return list(dict.fromkeys(_digest(data, [listed.encode(errors="surrogateescape")]) for listed in lists))
 
 
 def fingerprint(data) -> str:
