@@ -160,6 +160,7 @@ def hold_out(data: ImageDataset, share: float, seed: int) -> tuple[ImageDataset,
     A warning names the classes of which every image is held out.
     """
     share = check_number("share", share, 0, 1)
+    seed = check_number("seed", seed, 0, 2**64 - 1, whole=True)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     held_out, kept = (part.sort().values for part in order.tensor_split([int(share * len(data))]))
     kept, held_out = _subset(data, kept, data.skipped), _subset(data, held_out)

@@ -53,6 +53,7 @@ def noise_source(shape, device, seed=None, seeds=None, generator=None) -> Callab
     draw = lambda shape, g: torch.randn(shape, generator=g, device=device, dtype=torch.float32)
     seeded = lambda name, s: torch.Generator(device).manual_seed(check_number(name, s, 0, 2**64 - 1, whole=True))
     if seeds is not None:
+        seeds = [seeds] if isinstance(seeds, Integral) else seeds
         if len(seeds) != shape[0]:
             raise ValueError(f"{len(seeds)} seeds for {shape[0]} images, expected one for each")
         each = [seeded(f"seeds[{i}]", s) for i, s in enumerate(seeds)]
@@ -68,7 +69,10 @@ def as_labels(y, n: int, device, num_labels: int | None = None) -> Tensor | None
     "Labels as int64 (n,): from None, one number for all images, or one for each; below `num_labels` if that is known."
     if y is None:
         return None
-    y = torch.as_tensor(y)
+    try:
+        y = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError):  # names of classes, lists of unequal length
+        raise ValueError(f"y is {y!r}, expected one whole number, or one for each of the {n} images") from None
     if y.is_floating_point() or y.ndim > 1 or (y.ndim == 1 and len(y) != n):
         raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}, expected one whole number, or one for each of "
                          f"the {n} images")

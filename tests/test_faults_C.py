@@ -78,7 +78,20 @@ def test_11_info_lists_the_classes(pets, capsys):
     assert "classes      0 cat, 1 dog, 2 guinea pig, brown\n" in capsys.readouterr().out
 
 
-# 12: the range that a model states; 15: what a file's name says
+def test_11_a_class_whose_name_is_not_utf8_is_drawn_by_that_name(tmp_path, capsys):
+    names = [os.fsdecode(b"caf\xe9"), "two\nlines", "dog"]
+    save_pretrained(small_denoiser(classes=names), tmp_path / "model")
+    for name in names:
+        assert main(["sample", str(tmp_path / "model"), "--y", name, "--n", "1", *QUICK,
+                     "--out", str(tmp_path / "one.png")]) == 0
+    assert main(["info", str(tmp_path / "model")]) == 0
+    assert "0 caf\\udce9, 1 two lines, 2 dog" in capsys.readouterr().out
+
+
+def test_12_info_says_that_a_model_states_no_range(tmp_path, capsys):
+    save_pretrained(small_denoiser(clip=None), tmp_path / "model")
+    assert main(["info", str(tmp_path / "model")]) == 0 and "values without fixed bounds" in capsys.readouterr().out
+
 
 def test_12_pictures_heed_the_range_of_the_model(tmp_path, monkeypatch):
     save_pretrained(small_denoiser(clip=(0, 1)), tmp_path / "model")

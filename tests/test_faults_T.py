@@ -113,18 +113,47 @@ def test_2_images_that_have_moved_and_others_in_their_place(pictures, tmp_path):
         train(config(pictures, tmp_path / "run", memory=0, workers=0, resume=True), progress=False)
 
 
+def test_2_one_image_that_has_changed_is_found_also_where_it_is_held_out(tmp_path):
+    folder = make_pictures(tmp_path / "few", n=4)
+    train(config(folder, tmp_path / "run"), progress=False)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        Image.new("L", (8, 8), 77).save(path)
+        with pytest.raises(ValueError, match="have changed since the run was begun"):
+            train(config(folder, tmp_path / "run", resume=True), progress=False)
+        path.write_bytes(whole)
+
+
+def test_2_other_images_are_found_also_where_less_memory_is_allowed(pictures, tmp_path):
+    train(config(pictures, tmp_path / "run"), progress=False)
+    assert train(config(pictures, tmp_path / "run", resume=True, memory=0), progress=False).finished
+    train(config(pictures, tmp_path / "other"), progress=False)
+    make_pictures(pictures, seed=1)
+    with pytest.raises(ValueError, match="have changed since the run was begun"):
+        train(config(pictures, tmp_path / "other", resume=True, memory=0), progress=False)
+
+
+def test_2_the_model_to_start_from_is_found_from_any_folder(pictures, tmp_path, monkeypatch):
+    train(config(pictures, tmp_path / "first"), progress=False)
+    monkeypatch.chdir(tmp_path)
+    run = train(config(pictures, "run", init="first"), progress=False)
+    shutil.rmtree(run.folder / "checkpoints")  # as where it was stopped before there was one
+    monkeypatch.chdir(pictures)
+    assert main(["train", "--resume", "--out", "../run"]) == 0
+
+
 # 3: a closed terminal and a batch system's warning
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signals")
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
-def test_3_signals_leave_a_checkpoint(number, pictures, tmp_path, monkeypatch):
-    real = run_module.training_steps
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGTERM", "SIGINT"])
+def test_3_signals_leave_a_checkpoint(name, pictures, tmp_path, monkeypatch):
+    number, real = getattr(signal, name), run_module.training_steps
 
     def interrupted(state, data, c):
         for step, loss in real(state, data, c):
             if step == 3:
                 signal.raise_signal(number)
-                if number in (signal.SIGHUP, signal.SIGUSR1):
+                if number not in (signal.SIGTERM, signal.SIGINT):
                     signal.raise_signal(number)  # a terminal that is closed says so more than once
             yield step, loss
     monkeypatch.setattr(run_module, "training_steps", interrupted)
@@ -223,6 +252,13 @@ def test_6_a_tracker_that_fails(pictures, tmp_path, monkeypatch):
         assert train(config(pictures, tmp_path / "run"), progress=False).finished
 
 
+def test_6_a_tracker_that_does_not_start(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.Accelerator, "init_trackers", mock.Mock(side_effect=RuntimeError("not logged in")))
+    monkeypatch.setattr(run_module, "make_accelerator", lambda c: processes.Accelerator(cpu=True))
+    with pytest.warns(UserWarning, match="the tracker wandb failed, and the run goes on without: .* not logged in"):
+        assert train(config(pictures, tmp_path / "run", tracker="wandb"), progress=False).finished
+
+
 # 8: more steps, and other weights to start from
 
 @pytest.mark.parametrize("decay, exact", [(0.0, True), (0.5, False)])
@@ -271,7 +307,8 @@ def test_14_plain_values_for_numpy_numbers_and_paths(tmp_path):
     c = TrainConfig(steps=np.int64(5), lr=np.float32(0.5), seed=torch.tensor(3), out=tmp_path / "run",
                     channel_mults=np.array([1, 2]), data=Path("pics"), memory=np.int32(2))
     assert json.loads(json.dumps(dataclasses.asdict(c)))["lr"] == 0.5
-    assert (c.steps, c.seed, c.out, c.channel_mults, c.data) == (5, 3, str(tmp_path / "run"), (1, 2), "pics")
+    assert (c.steps, c.seed, c.out, c.channel_mults) == (5, 3, str(tmp_path / "run"), (1, 2))
+    assert c.data == os.path.join(".", "pics")
     assert {type(v) for v in (c.steps, c.seed, *c.channel_mults)} == {int} and type(c.out) is str
 
 
@@ -296,6 +333,15 @@ def test_15_files_that_are_left_out_are_told_before_the_first_update(pictures, t
     assert [s["file"].endswith("00.png") for s in read_json(tmp_path / "run" / "data.json")["skipped"]] == [True]
 
 
+def test_15_a_path_is_a_folder_also_where_a_data_set_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_pictures(Path("digits"), n=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = train(config(tmp_path, "run", data=Path("./digits"), validation=0), progress=False)
+    assert read_json(run.folder / "data.json")["images"] == 5
+
+
 # 16: what may be published holds no private paths
 
 def test_16_checkpoints_hold_no_paths(pictures, tmp_path):
@@ -306,6 +352,15 @@ def test_16_checkpoints_hold_no_paths(pictures, tmp_path):
     assert read_json(run.folder / "config.json")["init"] == str(tmp_path / "first")
     cut(run.folder)
     assert main(["train", "--resume", "--out", str(run.folder)]) == 0
+
+
+def test_16_a_tracker_is_given_no_paths(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.Accelerator, "init_trackers", told := mock.Mock())
+    monkeypatch.setattr(run_module, "make_accelerator", lambda c: processes.Accelerator(cpu=True))
+    train(config(pictures, tmp_path / "run\udce9", tracker="wandb"), progress=False)
+    (name, settings), _ = told.call_args
+    assert (name, settings["data"], settings["out"]) == ("run\\udce9", "pictures", "run\\udce9")
+    assert not [value for value in settings.values() if str(tmp_path) in str(value)]
 
 
 # 17: scripts without a main guard; no stderr
@@ -320,9 +375,10 @@ print("trained", run.step)
 """
 
 
-def test_17_a_script_without_a_main_guard(pictures, tmp_path):
+@pytest.mark.parametrize("first_line", ["", "# no word of __name__ but this one"])
+def test_17_a_script_without_a_main_guard(first_line, pictures, tmp_path):
     options = {**TINY, "data": str(pictures), "out": str(tmp_path / "run"), "memory": 0, "workers": 1}
-    (tmp_path / "script.py").write_text(SCRIPT.replace("{options}", repr(options)))
+    (tmp_path / "script.py").write_text(first_line + SCRIPT.replace("{options}", repr(options)))
     told = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
     assert told.returncode == 0 and "trained 4" in told.stdout, told.stderr

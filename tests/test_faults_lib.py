@@ -1,4 +1,5 @@
 """Faults that users of such tools report, in `lib` and `data`. Each test bears the number of its fault."""
+import contextlib
 import errno
 import hashlib
 import multiprocessing
@@ -63,6 +64,15 @@ def test_7_a_disk_that_cannot_flush_a_folder_is_written_to(tmp_path, code, step)
     with mock.patch(step, refuse):
         write_folder(tmp_path / "model", {"weights.bin": b"one"}, {})
     assert read_verified(tmp_path / "model", "weights.bin") == b"one"
+
+
+@pytest.mark.parametrize("code, written", [(errno.EINVAL, True), (errno.ENOSYS, True), (errno.EIO, False),
+                                           (errno.EACCES, False)])
+def test_7_a_disk_that_cannot_flush_at_all_is_written_to_and_one_that_fails_is_told(tmp_path, code, written):
+    told = contextlib.nullcontext() if written else pytest.raises(OSError, match="one.bin")
+    with mock.patch("os.fsync", side_effect=OSError(code, os.strerror(code))), told:
+        write_atomic(tmp_path / "one.bin", b"one")
+    assert (tmp_path / "one.bin").exists() == written
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
@@ -177,6 +187,19 @@ def test_15_images_of_a_kind_that_is_not_read_count_as_left_out(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", ["", ".jpg_large", ".png~", ".txt"])
+def test_15_images_with_another_ending_count_as_left_out(tmp_path, suffix):
+    "Eight of nine files left out is a run that should not start; captions beside images are no images."
+    for i in range(9):
+        picture(tmp_path / f"{i}.png")
+        (tmp_path / f"caption{i}{suffix}").write_text("a picture")
+    assert len(read(tmp_path)) == 9
+    for i in range(1, 9):
+        (tmp_path / f"{i}.png").rename(tmp_path / f"{i}{suffix}")
+    with pytest.raises(ValueError, match="8 of 9 images cannot be read, .* an image with another ending: it ends in "):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("suffix, kind", [("jfif", "JPEG"), ("JFIF", "JPEG"), ("avif", "AVIF")])
 def test_15_jfif_and_avif_are_read(tmp_path, suffix, kind):
     if f".{suffix.lower()}" not in IMAGE_SUFFIXES:
@@ -203,6 +226,14 @@ def test_15_a_class_lost_to_the_split_or_to_damage_is_said(tmp_path):
     (tmp_path / "damaged" / "x.png").touch()
     with pytest.warns(UserWarning, match="1 of 2 classes have no image .*can be read: 'damaged'"):
         assert read(tmp_path).classes == ["damaged", "fine"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5])
+def test_17_a_seed_outside_64_bits_is_refused_by_name(seed):
+    data = ImageDataset(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=f"seed is {seed}, expected a whole number from 0 to"):
+        hold_out(data, 0.5, seed)
+    assert [len(part) for part in hold_out(data, 0.5, np.int64(7))] == [2, 2]
 
 
 def test_17_a_folder_that_cannot_be_looked_into_is_listed(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..ddim import ddim_steps
+from ..formats.model_card import readable
 from ..formats.model_folder import checkpoints, describe
 from ..hub import load_pretrained
 from ..lib import viz
@@ -54,7 +55,7 @@ def labels_of(y: str | None, num_classes: int | None, names: list[str] | None) -
     if not num_classes:
         raise ValueError(f"y is {y}, expected none, because the model knows no classes")
     names, numbers = list(names or ()), [str(label) for label in range(num_classes)]
-    labels = []
+    labels, y = [], readable(y)  # as the model spells them
     for text in [y] if y in names else [part.strip() for part in y.split(",")]:
         if text not in names + numbers:
             named = f", or a name: {', '.join(names)}" if names and names != numbers else ""
@@ -124,7 +125,8 @@ def sample_command(c: SampleConfig) -> tuple[int, str]:
 
 def _named(classes: list[str]) -> str:
     "Classes with the numbers of their labels, where the name does not say it."
-    return ", ".join(name if name == str(label) else f"{label} {name}" for label, name in enumerate(classes))
+    return ", ".join(name if name == str(label) else f"{label} {' '.join(name.split())}"
+                     for label, name in enumerate(classes))
 
 
 def _network(denoiser: Denoiser) -> str:
@@ -174,9 +176,10 @@ def _facts(folder_or_name: str) -> dict[str, str]:
 def describe_model(folder_or_name: str) -> dict[str, str]:
     "What a model is, in a few lines, with what its card says about it."
     denoiser = load_pretrained(folder_or_name)
-    (channels, height, width), (low, high) = denoiser.shape, denoiser.clip or (-1, 1)
+    channels, height, width = denoiser.shape
+    values = "values from {:g} to {:g}".format(*denoiser.clip) if denoiser.clip else "values without fixed bounds"
     lines = {"model": f"{folder_or_name}: {_network(denoiser)}",
-             "draws": f"images of {height} x {width} pixels and {channels} channel(s), values from {low:g} to {high:g}"}
+             "draws": f"images of {height} x {width} pixels and {channels} channel(s), {values}"}
     if names := denoiser.classes or [str(label) for label in range(denoiser.model.config.num_classes or 0)]:
         lines["classes"] = _named(names)
     return lines | _facts(folder_or_name)

@@ -106,7 +106,8 @@ def _checked(name: str, value, kind):
     if kind is str:
         if not isinstance(value, (str, os.PathLike)):
             raise ValueError(f"{name} is {value!r}, expected text")
-        return os.fsdecode(value)
+        folder = name == "data" and isinstance(value, os.PathLike)  # Path("./digits") says "digits", and is a folder
+        return os.path.join(os.curdir, os.fsdecode(value)) if folder else os.fsdecode(value)
     if isinstance(value, str) or not hasattr(value, "__iter__"):  # a tuple, or a list from JSON
         raise ValueError(f"{name} is {value!r}, expected whole numbers such as (1, 2)")
     return tuple(check_number(name, number, whole=True) for number in value)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data import BUNDLED, ImageDataset, hold_out, load_images
-from ..lib.images import NAMED_DATASETS, UnreadableImage, fingerprints
+from ..lib.images import NAMED_DATASETS, UnreadableImage, fingerprints, pixel_fingerprint
 from .config import TrainConfig
 
 DATA = "data.json"
@@ -96,18 +96,23 @@ def is_folder(data: str) -> bool:
 def describe_data(data, held_out, own: bool = False) -> dict:
     "What data.json says: how many images, their classes and fingerprint, and which files were left out, and why."
     item_by_item = isinstance(data, OwnImages)  # only their number is known without reading all
+    alike = not item_by_item and held_out is not None and type(data.images) is type(held_out.images)
+    known = fingerprints(held_out)[0] if alike else None
     return {"images": len(data), "held_out": 0 if held_out is None else len(held_out), "classes": data.classes,
             "own": own, "in_memory": not item_by_item and isinstance(data.images, Tensor),
-            "fingerprint": None if item_by_item else fingerprints(data)[0],
+            "fingerprint": None if item_by_item else fingerprints(data)[0], "held_out_fingerprint": known,
             "skipped": [{"file": f, "reason": r} for f, r in data.skipped]}
 
 
 def check_images(config: TrainConfig, data, described: dict, was: dict) -> None:
     "Before a run goes on: the images are those it was begun with, as far as can be told."
-    # The fingerprint of files sees their names and sizes only, so it cannot be compared with that of images in memory.
-    if described["fingerprint"] and was.get("in_memory", described["in_memory"]) == described["in_memory"]:
-        alike = was.get("fingerprint") in fingerprints(data)
-    else:
+    in_memory = described["in_memory"], was.get("in_memory", described["in_memory"])
+    if described["fingerprint"] and in_memory in ((True, True), (False, False)):
+        held_out = described["held_out_fingerprint"], was.get("held_out_fingerprint")
+        alike = was.get("fingerprint") in fingerprints(data) and (None in held_out or held_out[0] == held_out[1])
+    elif described["fingerprint"] and in_memory == (False, True):
+        alike = was.get("fingerprint") == pixel_fingerprint(data)
+    else:  # the fingerprint of files saw their names and sizes only
         alike = all(was.get(key) == described[key] for key in ("images", "held_out"))
     if not alike:
         raise ValueError(f"the images in {config.data!r} have changed since the run was begun ({was.get('images')} "

@@ -2,6 +2,7 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
@@ -89,14 +90,17 @@ def fetched(state: TrainState, data, indices: Iterator[Tensor], workers: int) ->
         yield batch
 
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name)  # not every system has all of them
+           for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+           if hasattr(signal, name)]
 
 
 @contextlib.contextmanager
 def interruptible():
     """
-    Ctrl-C, SIGTERM, SIGHUP (the terminal was closed) and SIGUSR1 (a batch system warns) let the step in progress end:
-    yields a list that is no longer empty once one has come.
+    Ctrl-C, SIGTERM, SIGHUP (the terminal was closed) and the signals by which batch systems warn (SIGUSR1, SIGUSR2, and
+    SIGXCPU where the processor time runs out) let the step in progress end: yields a list that is no longer empty once
+    one has come.
     """
     received, old = [], {}
     def handler(number, frame):
@@ -163,7 +167,7 @@ def safe_workers(workers: int) -> int:
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__.py")
     if not workers or method == "fork" or script.name == "__main__.py" or not script.is_file() \
-            or b"__name__" in script.read_bytes():
+            or re.search(rb"^if\b.*__name__", script.read_bytes(), re.MULTILINE):
         return workers
     say(f'{script.name} has no `if __name__ == "__main__":`, so images are decoded by the process that trains')
     return 0

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..data import to_uint8
 from ..ddim import ddim_steps
 from ..ddpm import Step
+from ..formats.model_card import readable
 from ..formats.model_folder import checkpoints
 from ..guidance import with_guidance
 from ..hub import load_pretrained
@@ -29,7 +30,7 @@ from ..objective import Denoiser
 from ..training import TrainState, class_count, learning_rate, seed_of, training_steps, validation_loss
 from ..unet import UNet
 from .checkpoints import resume_from, save_checkpoint
-from .config import TrainConfig, architecture, check_same
+from .config import TrainConfig, architecture, check_same, without_folders
 from .images import DATA, check_images, describe_data, is_folder, load_data
 from .processes import (HOLDER, LOCK, fetched, interruptible, locked, make_accelerator, pick_device, read_once,
                         safe_workers, stop_now)
@@ -193,8 +194,10 @@ def _begin(c: TrainConfig, own_data: Dataset | None, model: nn.Module | None) ->
             say(f"the run was planned for {change['planned']} updates until update {change['step']}; from there on the "
                 f"learning rate is that of a run of another length, so this is not what one run would have given")
     if c.tracker != "none":
-        settings = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in dataclasses.asdict(c).items()}
-        state.accelerator.init_trackers(out.name, settings)
+        settings = without_folders(dataclasses.asdict(c))  # they may lie open on the web
+        settings = {k: v if isinstance(v, (int, float)) else readable(str(v)) for k, v in settings.items()}
+        with _optional(f"the tracker {c.tracker}"):
+            state.accelerator.init_trackers(readable(out.name), settings)
     return state, data.to(state.device), held_out
 
 
@@ -212,15 +215,16 @@ def train(config: TrainConfig, *, data: Dataset | None = None, model: nn.Module 
     another number of `steps` the learning rate of each further update is that of a run of the new length: only with
     `decay=0` do the two parts make what one long run would have made.
 
-    Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 ends the run after the step in progress (of several graphics cards, at the next
-    line of the log), with a checkpoint. `ValueError`, before anything is written, for what cannot be done;
-    `FloatingPointError` where the training diverges; `UnreadableImage`, after a checkpoint, where a file vanishes or is
-    damaged during the run.
+    Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU ends the run after the step in progress (of several graphics
+    cards, at the next line of the log), with a checkpoint. `ValueError`, before anything is written, for what cannot be
+    done; `FloatingPointError` where the training diverges; `UnreadableImage`, after a checkpoint, where a file vanishes
+    or is damaged during the run.
     """
     where = config.data if data is None else type(data).__name__
     if data is None and is_folder(where) and os.path.isdir(where):
         where = os.path.abspath(where)  # so that the run can go on from any folder
-    c = dataclasses.replace(config, data=where, workers=safe_workers(config.workers))
+    init = os.path.abspath(config.init) if config.init and os.path.isdir(config.init) else config.init
+    c = dataclasses.replace(config, data=where, init=init, workers=safe_workers(config.workers))
     _check_folder(c)
     with locked(Path(c.out)) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
         return _train(c, *_begin(c, data, model), progress)

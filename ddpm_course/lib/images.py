@@ -80,6 +80,19 @@ OTHER_IMAGE_SUFFIXES = (  # images, too: where many of them are left out, somebo
     ".dcm")
 
 
+MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # how PNG, JPEG, GIF and TIFF begin
+
+
+def _begins_as_image(path: Path) -> bool:
+    "Whether a file is an image that is read here, by its first bytes: downloads often lack the ending, or have two."
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(MAGIC) or start[:4] == b"RIFF" and start[8:] == b"WEBP"
+
+
 def natural(name: str) -> tuple:
     "A sort key by which class 2 comes before class 10."
     return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))], name
@@ -116,10 +129,11 @@ def open_folder(folder: Path) -> tuple[list[tuple[Path, int]], list[str] | None,
         suffix = path.suffix.lower()
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             others.append((str(path), "a hidden file"))
-        elif suffix not in IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES:
+        elif suffix not in IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES and (problem or not _begins_as_image(path)):
             others.append((str(path), problem or f"not an image, by its name: it ends in {path.suffix!r}"))
         elif problem or suffix not in IMAGE_SUFFIXES:
-            unread.append((str(path), problem or f"an image of a kind that is not read: it ends in {path.suffix!r}"))
+            kind = "of a kind that is not read" if suffix in OTHER_IMAGE_SUFFIXES else "with another ending"
+            unread.append((str(path), problem or f"an image {kind}: it ends in {path.suffix!r}"))
         else:
             paths.append(path)
     if not paths:
@@ -258,7 +272,8 @@ def _in_processes(function, order: Iterable, workers: int) -> Iterator:
             yield answer
     except (RuntimeError, OSError, EOFError) as error:  # a bad image comes as an answer
         last = str(error).strip().rpartition("\n")[2]
-        raise UnreadableImage("a process that decodes images has died, perhaps for want of memory: "
+        raise UnreadableImage("a process that decodes images has died, perhaps for want of memory, or of "
+                              "`if __name__ == \"__main__\":` in the script: "
                               f"{type(error).__name__}: {last}") from error
     finally:
         del loader  # its processes end now, and not when somebody lets go of the traceback
@@ -266,7 +281,7 @@ def _in_processes(function, order: Iterable, workers: int) -> Iterator:
 
 def _outlive_signals(worker: int) -> None:
     "Signals may go to every process of a terminal or a job: the main one decides when to stop."
-    for name in {"SIGINT", "SIGHUP", "SIGUSR1"} & set(dir(signal)):
+    for name in {"SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"} & set(dir(signal)):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # by then it has; Python waits for them when it ends
 
@@ -324,12 +339,18 @@ def read_all(files: ImageFiles, classes, unread, others, max_skipped: float, mem
     return images, torch.tensor(labels) if classes else None, classes, skipped + others
 
 
-def _digest(data, content) -> str:
+def _digest(data, contents: Iterable) -> str:
     found = hashlib.sha256(repr(tuple(data.images.shape)).encode())
-    found.update(content)
+    for content in contents:
+        found.update(content)
     if data.labels is not None:
         found.update(data.labels.numpy())
     return found.hexdigest()
+
+
+def pixel_fingerprint(data) -> str:
+    "SHA-256 sum of pixels and labels, the same for images in memory and in files, which are decoded for it."
+    return _digest(data, (data.images[i].contiguous().numpy() for i in range(len(data))))
 
 
 def fingerprints(data) -> list[str]:
@@ -341,13 +362,13 @@ def fingerprints(data) -> list[str]:
     folder that an image lies in.)
     """
     if isinstance(data.images, Tensor):
-        return [_digest(data, data.images.contiguous().numpy())]
+        return [pixel_fingerprint(data)]
     source, folder = data.images.source, data.images.folder
     paths = [source[i][0] for i in data.images.index.tolist()] if isinstance(source, list) else []
     sizes = [p.stat().st_size for p in paths]
     lists = ("".join(f"{name(p)} {size}\n" for p, size in zip(paths, sizes))
              for name in (lambda p: p.relative_to(folder).as_posix(), lambda p: f"{p.parent.name}/{p.name}"))
-    return list(dict.fromkeys(_digest(data, listed.encode(errors="surrogateescape")) for listed in lists))
+    return list(dict.fromkeys(_digest(data, [listed.encode(errors="surrogateescape")]) for listed in lists))
 
 
 def fingerprint(data) -> str:

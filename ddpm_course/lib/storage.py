@@ -27,8 +27,17 @@ def _naming(path: Path):
         raise
 
 
-NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM,
-            errno.EISDIR)  # how network and FUSE disks say that a folder cannot be opened or flushed
+NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # how network and FUSE disks say it
+NO_FOLDER = (errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)  # and that a folder cannot be opened
+
+
+def _sync(handle: int) -> None:
+    "Flush to the disk, where the disk offers that."
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FLUSH:
+            raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -39,11 +48,11 @@ def _sync_folder(folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY)
         try:
             with _naming(folder):
-                os.fsync(handle)
+                _sync(handle)
         finally:
             os.close(handle)
     except OSError as error:
-        if error.errno not in NO_FLUSH:
+        if error.errno not in NO_FLUSH + NO_FOLDER:
             raise
 
 
@@ -66,7 +75,7 @@ def write_atomic(path: str | Path, content: bytes) -> None:
             with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                _sync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
