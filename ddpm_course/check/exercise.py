@@ -2,7 +2,7 @@
 import linecache
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,23 +35,26 @@ class Exercise:
     A piece that the reader writes: `exercise(mine)` runs it, prints what it found and returns the `Verdict`.
 
     `name`, `chapter`, `signature`: what to write, and where. `reference`: a right solution. `cases`: makes the inputs
-    anew, the same each time, one tuple of arguments a case. `mistakes`: a sentence for each wrong variant that people
-    write. `compared`: what a right answer was compared with. `probe(function, *case)`: what is observed of the
-    function, by default what it returns; a dictionary of observations is compared entry by entry. `returns`: names for
-    the parts of a returned tuple. `stretch`: a shape that torch stretches to the expected one will do.
+    anew, the same each time, one tuple of arguments a case. `mistakes`: sentences, each with the wrong variant, or
+    several, that people write. `compared`: what a right answer was compared with. `also`: other right solutions.
     `otherwise(mine)`: a second opinion on an answer that differs; a sentence that says why it is right all the same.
+    `probe(function, *case)`: what is observed of the function, by default what it returns; a dictionary of observations
+    is compared entry by entry. `returns`: names for the parts of a returned tuple. `stretch`: a shape that torch
+    stretches to the expected one will do. `tolerance`: the relative error that rounding may leave.
     """
     name: str
     chapter: str
     signature: str
     reference: Callable
     cases: Callable[[], Sequence[tuple]]
-    mistakes: Mapping[str, Callable]
+    mistakes: Mapping[str, Callable | tuple[Callable, ...]]
     compared: str
+    also: Mapping[str, Callable] = field(default_factory=dict)
+    otherwise: Callable[[Callable], str | None] = lambda mine: None
     probe: Callable[..., Any] = lambda function, *case: function(*case)
     returns: tuple[str, ...] = ()
     stretch: bool = False
-    otherwise: Callable[[Callable], str | None] = lambda mine: None
+    tolerance: float = 1e-4
 
     def __call__(self, mine: Callable, *, record: bool = True) -> Verdict:
         "Check the reader's `mine`. `record`: whether `check.progress()` shall know of a right answer."
@@ -65,13 +68,14 @@ class Exercise:
                                     f"new tensor")
         if all(map(self._same, found, expected)):
             return self._right(self.compared, record)
-        for sentence, variant in self.mistakes.items():
-            wrong = self.outcomes(variant)
-            recognised = [not isinstance(each, Exception) for each in wrong]
-            if any(recognised) and all(map(self._same, found, wrong)):
+        for how, solution in self.also.items():
+            if all(map(self._same, found, self.outcomes(solution))):
+                return self._right(f"{self.compared}, {how}", record)
+        for sentence in self.mistakes:
+            if any(self._is(found, variant) for variant in self.variants(sentence)):
                 return self._say(False, sentence, sentence)
         if stopped := [each for each in found if isinstance(each, Exception)]:
-            return self._say(False, where_it_stopped(stopped[0], mine))
+            return self._say(False, where_it_stopped(stopped[0], file_of(mine)))
         if reason := self.otherwise(mine):
             return self._right(reason, record)
         return self._say(False, next(self._difference(i, f, e) for i, (f, e) in enumerate(zip(found, expected))
@@ -80,6 +84,16 @@ class Exercise:
     def outcomes(self, function: Callable) -> list:
         "What is observed of `function` in each case, as a dictionary, or the exception that stopped it."
         return [self._outcome(function, case) for case in self.cases()]
+
+    def variants(self, sentence: str) -> tuple[Callable, ...]:
+        "The wrong solutions that `sentence` is said to."
+        wrong = self.mistakes[sentence]
+        return wrong if isinstance(wrong, tuple) else (wrong,)
+
+    def _is(self, found: list, variant: Callable) -> bool:
+        "Whether this is what a wrong variant gives, in all cases; one that stops in all of them is not recognised."
+        wrong = self.outcomes(variant)
+        return all(map(self._same, found, wrong)) and not all(isinstance(each, Exception) for each in wrong)
 
     def _outcome(self, function: Callable, case: tuple):
         try:
@@ -137,7 +151,7 @@ class Exercise:
         if expected.is_floating_point() and not found.is_floating_point():
             return f"dtype {found.dtype}, expected floating point"
         found, expected = found.double(), expected.double()
-        if torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().nan_to_num().max()),
+        if torch.allclose(found, expected, rtol=self.tolerance, atol=1e-5 * float(expected.abs().nan_to_num().max()),
                           equal_nan=True):
             return None
         if bad := int((~found.isfinite() & expected.isfinite()).sum()):
@@ -179,13 +193,18 @@ def how_far(found: Tensor, expected: Tensor) -> str:
     return f"values are off by up to {error.max():.3g}: {mine:.4g}{f' at {at}' if at else ''}, expected {wanted:.4g}"
 
 
-def where_it_stopped(stopped: Exception, mine: Callable) -> str:
-    "The exception, and the last line of the reader's own code that it passed through."
+def where_it_stopped(stopped: Exception, file: str) -> str:
+    "The exception, and the last line of the reader's own `file`, or cell of a notebook, that it passed through."
     words = f"it stopped with {type(stopped).__name__}: {stopped}".rstrip(".")
-    file = getattr(getattr(mine, "__code__", None), "co_filename", None)
-    frames = [f for f in traceback.extract_tb(stopped.__traceback__) if file is None or f.filename == file]
-    own = [f for f in frames if f.filename != __file__]
+    own = [frame for frame in traceback.extract_tb(stopped.__traceback__) if frame.filename == file]
     if not own:
         return words
-    line = linecache.getline(own[-1].filename, own[-1].lineno).strip()
-    return f"{words}\n  line {own[-1].lineno} of your code: {line}".rstrip(": ")
+    line = linecache.getline(file, own[-1].lineno).strip()
+    return f"{words}\n  line {own[-1].lineno} of your code: {line}"
+
+
+def file_of(mine: Callable) -> str:
+    "The file, or the cell of a notebook, that a function or a class was written in."
+    written = next((part for part in vars(mine).values() if hasattr(part, "__code__")), mine) \
+        if isinstance(mine, type) else mine
+    return getattr(getattr(written, "__code__", None), "co_filename", "")
