@@ -52,6 +52,13 @@ def test_an_exercise_knows_three_mistakes_or_more_and_is_offered_by_its_name(nam
     assert EXERCISES[name].chapter in {f"{n:02}" for n in range(1, 15)}
 
 
+@pytest.mark.parametrize("name, sentence, i", MISTAKES)
+def test_a_wrong_variant_gives_an_answer_in_one_case_at_least(name, sentence, i):
+    "Otherwise every function that stops with the same kind of exception would be taken for it."
+    outcomes = EXERCISES[name].outcomes(EXERCISES[name].variants(sentence)[i])
+    assert not all(isinstance(each, Exception) for each in outcomes)
+
+
 def says_so(*given, **named):
     raise NotImplementedError("your turn")
 
@@ -115,7 +122,19 @@ def test_where_an_answer_differs(change, words):
 
 
 def test_a_missing_part_is_named():
-    assert "it returns one thing, expected 2 things: mean, variance" in check.q_posterior(lambda x0, *_: x0).text
+    assert "it returns one thing, Tensor, expected 2: mean, variance" in check.q_posterior(lambda x0, *_: x0).text
+    assert "it returns 3 things, expected 2: mean, variance" in check.q_posterior(lambda x0, *_: (x0, x0, x0)).text
+
+
+def test_a_function_with_other_arguments_is_told_which_are_given():
+    text = check.q_sample(lambda x0, t: x0).text
+    assert "TypeError" in text and "It is called as q_sample(x0, t, noise, alpha_bar)" in text
+
+
+def test_the_reader_s_function_runs_once_in_each_case():
+    calls = []
+    check.q_sample(lambda *given: calls.append(1) or given[0])
+    assert len(calls) == len(check.q_sample.cases())
 
 
 def test_a_posterior_variance_may_have_the_shape_that_torch_stretches():

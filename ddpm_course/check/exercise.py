@@ -60,10 +60,11 @@ class Exercise:
         "Check the reader's `mine`. `record`: whether `check.progress()` shall know of a right answer."
         if not callable(mine):
             return self._say(False, f"this is {type(mine).__name__}, expected your function itself, without calling it")
-        expected, found = self.outcomes(self.reference), self.outcomes(mine)
+        given, kept, expected = self.cases(), self.cases(), self.outcomes(self.reference)
+        found = [self._outcome(mine, case) for case in given]
         if all(unwritten(each) for each in found):
             return self._say(False, f"not written yet. It is {self.name}{self.signature}")
-        if argument := self._changed(mine):
+        if argument := self._changed(given, kept):
             return self._say(False, f"it changes {argument} in place, and whoever called it goes on with that; make a "
                                     f"new tensor")
         if all(map(self._same, found, expected)):
@@ -72,14 +73,16 @@ class Exercise:
             if all(map(self._same, found, self.outcomes(solution))):
                 return self._right(f"{self.compared}, {how}", record)
         for sentence in self.mistakes:
-            if any(self._is(found, variant) for variant in self.variants(sentence)):
+            if any(all(map(self._same, found, self.outcomes(variant))) for variant in self.variants(sentence)):
                 return self._say(False, sentence, sentence)
         if stopped := [each for each in found if isinstance(each, Exception)]:
-            return self._say(False, where_it_stopped(stopped[0], file_of(mine)))
+            called = f". It is called as {self.name}{self.signature}"
+            return self._say(False, where_it_stopped(stopped[0], file_of(mine), called))
         if reason := self.otherwise(mine):
             return self._right(reason, record)
-        return self._say(False, next(self._difference(i, f, e) for i, (f, e) in enumerate(zip(found, expected))
-                                     if not self._same(f, e)))
+        i = [self._same(*both) for both in zip(found, expected)].index(False)
+        case = f"case {i + 1} of {len(found)}: " if len(found) > 1 else ""
+        return self._say(False, case + self._difference(found[i], expected[i]))
 
     def outcomes(self, function: Callable) -> list:
         "What is observed of `function` in each case, as a dictionary, or the exception that stopped it."
@@ -89,11 +92,6 @@ class Exercise:
         "The wrong solutions that `sentence` is said to."
         wrong = self.mistakes[sentence]
         return wrong if isinstance(wrong, tuple) else (wrong,)
-
-    def _is(self, found: list, variant: Callable) -> bool:
-        "Whether this is what a wrong variant gives, in all cases; one that stops in all of them is not recognised."
-        wrong = self.outcomes(variant)
-        return all(map(self._same, found, wrong)) and not all(isinstance(each, Exception) for each in wrong)
 
     def _outcome(self, function: Callable, case: tuple):
         try:
@@ -110,12 +108,11 @@ class Exercise:
         names = self.returns if several and len(result) == len(self.returns) else map(str, range(99))
         return dict(zip(names, result)) if several else {"": result}
 
-    def _changed(self, mine: Callable) -> str | None:
-        "The name of the argument that the function writes to, if any."
+    def _changed(self, given: Sequence[tuple], kept: Sequence[tuple]) -> str | None:
+        "The name of the argument that the function has written to, if any: `kept` are the same inputs, never given."
         names = self.signature[1:].partition(")")[0].split(", ")
-        for case, kept in zip(self.cases(), self.cases()):
-            self._outcome(mine, case)
-            for name, after, before in zip(names, case, kept):
+        for case, same in zip(given, kept):
+            for name, after, before in zip(names[-len(case):], case, same):
                 if isinstance(before, Tensor) and not torch.equal(after, before):
                     return name
         return None
@@ -126,16 +123,14 @@ class Exercise:
         return found.keys() == expected.keys() and all(self._difference_of(found[k], expected[k]) is None
                                                        for k in expected)
 
-    def _difference(self, i: int, found: dict, expected: dict) -> str:
-        "Where an answer differs, in one line: the case, and the first part that is not as expected."
-        n = len(self.cases())
-        case = f"case {i + 1} of {n}: " if n > 1 else ""
+    def _difference(self, found: dict, expected: dict) -> str:
+        "Where an answer differs, in one line: the first part that is not as expected."
         if found.keys() != expected.keys():
-            several = f"{len(expected)} things: {', '.join(expected)}" if "" not in expected else "one tensor"
-            return f"{case}it returns {'one thing' if '' in found else f'{len(found)} things'}, expected {several}"
+            returned = f"one thing, {type(found['']).__name__}" if "" in found else f"{len(found)} things"
+            return f"it returns {returned}, expected {len(expected)}: {', '.join(expected)}"
         name, words = next((name, words) for name in expected
                            if (words := self._difference_of(found[name], expected[name])))
-        return f"{case}{name}{': ' if name else ''}{words}"
+        return f"{name}: {words}" if name else words
 
     def _difference_of(self, found, expected) -> str | None:
         "How one part differs from what is expected, or None."
@@ -143,7 +138,7 @@ class Exercise:
             return None if found == expected else f"{found}, expected {expected}"
         if isinstance(found, (bool, str)) or not isinstance(found, (Tensor, int, float)):
             return f"this is {type(found).__name__}, expected a tensor or a number"
-        found, expected = torch.as_tensor(found).detach(), torch.as_tensor(expected).detach()
+        found, expected = torch.as_tensor(found).detach().cpu(), torch.as_tensor(expected).detach()
         if found.shape != expected.shape:
             if not (self.stretch and stretches(found, expected)):
                 return f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
@@ -193,14 +188,11 @@ def how_far(found: Tensor, expected: Tensor) -> str:
     return f"values are off by up to {error.max():.3g}: {mine:.4g}{f' at {at}' if at else ''}, expected {wanted:.4g}"
 
 
-def where_it_stopped(stopped: Exception, file: str) -> str:
-    "The exception, and the last line of the reader's own `file`, or cell of a notebook, that it passed through."
-    words = f"it stopped with {type(stopped).__name__}: {stopped}".rstrip(".")
-    own = [frame for frame in traceback.extract_tb(stopped.__traceback__) if frame.filename == file]
-    if not own:
-        return words
-    line = linecache.getline(file, own[-1].lineno).strip()
-    return f"{words}\n  line {own[-1].lineno} of your code: {line}"
+def where_it_stopped(stopped: Exception, file: str, otherwise: str = "") -> str:
+    "The exception, and the last line of the reader's own `file`, or cell, that it passed through; `otherwise` if none."
+    own = [frame.lineno for frame in traceback.extract_tb(stopped.__traceback__) if frame.filename == file]
+    line = f"\n  line {own[-1]} of your code: {linecache.getline(file, own[-1]).strip()}" if own else otherwise
+    return f"it stopped with {type(stopped).__name__}: {stopped}".rstrip(".") + line
 
 
 def file_of(mine: Callable) -> str:
