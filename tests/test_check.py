@@ -1,13 +1,18 @@
 """What looks at the reader's code: a stub is refused politely, a right answer passes, a likely mistake is named."""
 import inspect
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from ddpm_course import check, data, forward, objective
+from ddpm_course import check, data, ddim, ddpm, embedding, exact, forward, guidance, likelihood, objective, schedules
+from ddpm_course import solvers, unet
+from ddpm_course.check import small, whole
 from ddpm_course.check.answers import ANSWERS
+from ddpm_course.check.ddpm import _large, _small, _walk
 
 EXERCISES = check.EXERCISES
 
@@ -30,12 +35,15 @@ def test_the_reference_passes(name):
     assert verdict and verdict.right and verdict.mistake is None and verdict.text.startswith(f"{name}: right: ")
 
 
-MISTAKES = [(name, sentence) for name, each in EXERCISES.items() for sentence in each.mistakes]
+MISTAKES = [(name, sentence, i) for name, each in EXERCISES.items() for sentence in each.mistakes
+            for i in range(len(each.variants(sentence)))]
 
 
-@pytest.mark.parametrize("name, sentence", MISTAKES)
-def test_each_anticipated_mistake_is_named(name, sentence, record, capsys):
-    verdict = EXERCISES[name](EXERCISES[name].mistakes[sentence])
+@pytest.mark.parametrize("name, sentence, i", MISTAKES)
+def test_each_anticipated_mistake_is_named(name, sentence, i, record, capsys):
+    variant = EXERCISES[name].variants(sentence)[i]
+    assert not all(isinstance(each, Exception) for each in EXERCISES[name].outcomes(variant))  # or any stop would match
+    verdict = EXERCISES[name](variant)
     assert not verdict and verdict.mistake == sentence and verdict.text == f"{name}: {sentence}."
     assert capsys.readouterr().out == verdict.text + "\n" and not record.exists()
 
@@ -87,6 +95,17 @@ def test_an_exception_is_shown_with_the_line_of_the_reader():
     assert f"line {line} of your code: return x0 + torch.zeros(7, 7)  # here" in verdict.text
 
 
+def test_an_exception_in_a_class_is_shown_with_its_line_too():
+    class Stops(torch.nn.Module):
+        def __init__(self, in_channels, out_channels, emb_dim):
+            super().__init__()
+
+        def forward(self, x, emb):
+            return x + emb  # here
+    text = check.ResBlock(Stops).text
+    assert "stopped with RuntimeError" in text and text.endswith("of your code: return x + emb  # here.")
+
+
 def test_a_line_that_another_module_stopped_in_is_the_last_of_the_reader():
     def stops(x0, t, noise, alpha_bar):
         return forward.per_sample(alpha_bar, x0) * x0
@@ -109,7 +128,19 @@ def test_where_an_answer_differs(change, words):
 
 
 def test_a_missing_part_is_named():
-    assert "it returns one thing, expected 2 things: mean, variance" in check.q_posterior(lambda x0, *_: x0).text
+    assert "it returns one thing, Tensor, expected 2: mean, variance" in check.q_posterior(lambda x0, *_: x0).text
+    assert "it returns 3 things, expected 2: mean, variance" in check.q_posterior(lambda x0, *_: (x0, x0, x0)).text
+
+
+def test_a_function_with_other_arguments_is_told_which_are_given():
+    text = check.q_sample(lambda x0, t: x0).text
+    assert "TypeError" in text and "It is called as q_sample(x0, t, noise, alpha_bar)" in text
+
+
+def test_the_reader_s_function_runs_once_in_each_case():
+    calls = []
+    check.q_sample(lambda *given: calls.append(1) or given[0])
+    assert len(calls) == len(check.q_sample.cases())
 
 
 def test_a_posterior_variance_may_have_the_shape_that_torch_stretches():
@@ -134,7 +165,47 @@ def course_posterior(x0, x_t, t, betas):
     return posterior.mean, posterior.variance
 
 
+def course_two_points(x_t, alpha_bar):
+    world = exact.IdealDenoiser(exact.GaussianMixture([[1.0], [-1.0]], 0.0), forward.NoiseSchedule(1 - alpha_bar[None]))
+    return world(x_t.reshape(-1, 1), 0).x0.view_as(x_t)
+
+
+def course_ddpm_sample(model, x, betas, generator):
+    denoiser = objective.Denoiser(lambda x, t, y: model(x, t), forward.NoiseSchedule(betas), shape=x.shape[1:])
+    return ddpm.ddpm_sample(denoiser, x, generator=generator, progress=False)
+
+
+def course_ddim_move(x_t, eps, alpha_bar_t, alpha_bar_prev):
+    levels = torch.stack([alpha_bar_prev, alpha_bar_t]) if alpha_bar_prev < 1 else alpha_bar_t[None]
+    denoiser = objective.Denoiser(lambda x, t, y: eps, schedule_of(levels), shape=x_t.shape[1:], clip=None)
+    steps = list(ddim.ddim_steps(denoiser, x_t))
+    return steps[-1].x_t if len(steps) == 2 else steps[-1].x0
+
+
+def course_guided(conditional, unconditional, scale):
+    def denoiser(x_t, t, y=None):
+        answer = unconditional if y is None else conditional
+        return forward.Denoised(answer, answer)
+    denoiser.schedule, denoiser.shape, denoiser.clip = schedule_of(small.alpha_bar()), conditional.shape[1:], None
+    return guidance.with_guidance(denoiser, scale)(conditional, 0, torch.zeros(2, dtype=torch.int64)).eps
+
+
+def course_dpmpp_move(x, x0, x0_before, levels):
+    run = SimpleNamespace(schedule=schedule_of(torch.tensor([a**2 for a, _ in levels[::-1]])))
+    return solvers._dpmpp_move(run, x, x0, [(2, x0_before)], 1, 0)
+
+
 COURSE = {
+    "two_points": course_two_points,
+    "cosine_betas": schedules.cosine_beta_schedule,
+    "time_embedding": embedding.timestep_embedding,
+    "ResBlock": lambda *sizes: unet.ResBlock(*sizes, dropout=0.1, groups=32),
+    "attention": torch.nn.functional.scaled_dot_product_attention,
+    "ddpm_sample": course_ddpm_sample,
+    "ddim_move": course_ddim_move,
+    "guided": course_guided,
+    "discretized_log_prob": lambda mean, std, x: likelihood.discretized_log_prob(forward.Gaussian(mean, std**2), x),
+    "dpmpp_move": course_dpmpp_move,
     "to_model_range": data.to_model_range,
     "q_sample": lambda x0, t, noise, alpha_bar: schedule_of(alpha_bar).q_sample(x0, t, noise),
     "q_posterior": course_posterior,
@@ -148,6 +219,38 @@ COURSE = {
 def test_the_course_itself_passes(name):
     "The references of the exercises are written out here and in the chapters: neither may be wrong alone."
     assert EXERCISES[name](COURSE[name])
+
+
+def test_the_course_passes_wherever_it_has_a_function_of_its_own():
+    assert EXERCISES.keys() - COURSE.keys() == {"train_step"}  # the course's is a whole state: see tests/my_ddpm.py
+
+
+# ---- Algorithm 2, which may be right in more than one way
+
+
+def test_both_variances_of_algorithm_2_are_right():
+    assert check.ddpm_sample(_walk(_large)).text.endswith("with the variance beta of each step.")
+
+
+def drawn_otherwise(std, factor=1.0, shift=0.0):
+    "Algorithm 2 with noise from torch's global random state."
+    walk = _walk(lambda *level: factor * std(*level))
+    return lambda model, x, betas, generator: walk(model, x, betas, None) + shift
+
+
+@pytest.mark.parametrize("std", [_small, _large])
+def test_algorithm_2_with_other_noise_is_judged_by_its_distribution(std):
+    "Of 20,000 pixels, with standard deviation 0.15, four standard errors are allowed: 0.004 for the mean, 2% for it."
+    assert "right: mean and standard deviation of 20,000 pixels" in check.ddpm_sample(drawn_otherwise(std)).text
+    assert not check.ddpm_sample(drawn_otherwise(std, factor=1.1))
+    assert not check.ddpm_sample(drawn_otherwise(std, shift=0.01))
+
+
+def test_a_level_that_is_no_tensor_is_refused_with_the_line_of_the_reader():
+    def asks_with_a_number(model, x, betas, generator):
+        return model(x, 11)
+    text = check.ddpm_sample(asks_with_a_number).text
+    assert "t is 11, expected int64 of shape (3,)" in text and "of your code: return model(x, 11)" in text
 
 
 def test_a_verdict_shows_nothing_more_in_a_notebook():
@@ -191,7 +294,7 @@ def test_progress_is_kept_and_shown(record, capsys):
     assert check.progress() == {"q_sample": day, "01 grey level of 0": day}
     shown = capsys.readouterr().out
     assert f"[x] 02  q_sample  {day}\n" in shown and "[ ] 04  loss\n" in shown and "[x] 01  grey level of 0" in shown
-    assert shown.endswith(f"2 of {len(EXERCISES) + len(ANSWERS)} done\n")
+    assert shown.endswith(f"2 of {len(EXERCISES) + len(ANSWERS) + 1} done\n")
 
 
 def test_the_first_day_stays(record):
@@ -225,3 +328,82 @@ def test_nothing_is_kept_where_the_variable_is_empty_and_the_home_is_used_where_
     assert check.q_sample(q_sample) and check.progress() == {} and not list(tmp_path.iterdir())
     monkeypatch.delenv("DDPM_COURSE_PROGRESS")
     assert check.q_sample(q_sample) and (tmp_path / ".ddpm_course" / "progress.json").exists()
+
+
+# ---- the reader's own DDPM
+
+SOLUTION = Path(__file__).with_name("my_ddpm.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    "Writes the reader's file, here with few steps to draw in; returns its path."
+    monkeypatch.setattr(whole, "STEPS", 2)
+    monkeypatch.setattr(whole, "show_images", lambda *given, **named: None)
+
+    def written(text=SOLUTION):
+        (tmp_path / "my_ddpm.py").write_text(text, encoding="utf-8")
+        return tmp_path / "my_ddpm.py"
+    return written
+
+
+def test_every_piece_of_a_ddpm_of_ones_own_is_checked(write, record):
+    verdict = check.my_ddpm(write(), train=False)
+    assert verdict and verdict.text == f"my_ddpm: {len(whole.PIECES)} pieces are right."
+    assert set(whole.PIECES) == set(check.progress())
+
+
+def test_a_ddpm_of_ones_own_is_trained_and_drawn(write, record):
+    sure = lambda images: torch.linspace(0, 1, len(images))
+    verdict = check.my_ddpm(write(), updates=3, judge=sure)
+    assert verdict and "3 updates, loss " in verdict.text and "sure of 7 of your 64 digits, and of 7 " in verdict.text
+    assert write().with_suffix(".png").stat().st_size > 10_000 and "my_ddpm" in json.loads(record.read_text())
+
+
+def test_without_ddim_it_draws_with_ddpm_and_is_not_all_done(write, monkeypatch, record):
+    monkeypatch.setattr(whole, "T", 4)
+    assert check.my_ddpm(write(SOLUTION.replace("def ddim_move", "def other_move")), updates=2)
+    assert "ddpm_sample" in (done := json.loads(record.read_text())) and "my_ddpm" not in done
+
+
+@pytest.mark.parametrize("sampler", ["ddim_move", "ddpm_sample"])
+def test_whatever_the_network_answers_the_images_stay_in_their_range(write, monkeypatch, sampler):
+    module = whole._load(write(SOLUTION.replace(f"def {sampler}", "def other")))
+    monkeypatch.setattr(whole, "T", 20)
+    images = whole._draw(module, lambda x, t: torch.zeros_like(x))
+    assert images.shape == (64, 1, 28, 28) and images.abs().max() < 1.001
+
+
+@pytest.mark.parametrize("change, words", [
+    (("(1 - a).sqrt() * noise", "(1 - a) * noise"), "these pieces are not right yet: q_sample, loss, train_step"),
+    (("class UNet(", "class Net("), "10 pieces are right; training also needs UNet"),
+    (("def cosine_betas", "def betas"), "9 pieces are right; training also needs cosine_betas"),
+    (("def ddim_move", "def move"), "8 pieces are right; drawing also needs"),
+    (("h = self.conv_in(F", "h = self.conv_at(F"), "of your code: h = self.conv_at(F.pixel_unshuffle(x, 2))"),
+    (("import math", "import maths"), "stopped with ModuleNotFoundError: No module named 'maths'"),
+    (("return F.pixel_shuffle(self.out(h), 2)", "return self.out(h)"), "with (2, 4, 14, 14), expected their"),
+], ids=["piece", "UNet", "schedule", "sampler", "stops", "import", "shape"])
+def test_what_a_ddpm_of_ones_own_still_needs(write, change, words):
+    text = SOLUTION.replace(*change)
+    if "move" in change[1]:
+        text = text.replace("def ddpm_sample", "def draw")
+    verdict = check.my_ddpm(write(text), updates=1)
+    assert not verdict and words in verdict.text
+
+
+def test_pieces_that_are_not_there_yet_are_listed(write):
+    half = SOLUTION.partition("# ---- chapter 07")[0]
+    verdict = check.my_ddpm(write(half), train=False)
+    assert not verdict and "5 pieces are right; these are not there yet: ResBlock, attention, ddpm_s" in verdict.text
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    assert not (verdict := check.my_ddpm(tmp_path / "none.py")) and "there is no file" in verdict.text
+    with pytest.raises(ValueError, match="updates is 0, expected a whole number of 1 or more"):
+        check.my_ddpm(tmp_path / "none.py", updates=0)
+
+
+def test_weights_that_are_not_finite_are_named(write):
+    verdict = check.my_ddpm(write(SOLUTION.replace("return error.item()", "return float('nan')")), updates=1)
+    assert not verdict  # the piece is refused before
+    assert "NaN" in whole._show(torch.full((64, 1, 28, 28), torch.nan), [1.0], write(), None, False).text

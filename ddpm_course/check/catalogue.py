@@ -1,11 +1,13 @@
 """All exercises, and what the reader has done of them."""
-from . import data, forward, objective
+from . import (data, ddim, ddpm, embedding, exact, forward, guidance, likelihood, objective, schedules, solvers,
+               training, unet)
 from .answers import ANSWERS
 from .exercise import Exercise
 from .record import recorded
 
-EXERCISES = {thing.name: thing for module in (data, forward, objective)
-             for thing in vars(module).values() if isinstance(thing, Exercise)}
+MODULES = (data, forward, exact, objective, schedules, embedding, unet, ddpm, ddim, training, guidance, likelihood,
+           solvers)
+EXERCISES = {thing.name: thing for module in MODULES for thing in vars(module).values() if isinstance(thing, Exercise)}
 
 
 def progress() -> dict[str, str]:
@@ -16,7 +18,7 @@ def progress() -> dict[str, str]:
     """
     days = recorded()
     steps = sorted([(each.chapter, name) for name, each in EXERCISES.items()]
-                   + [(name.partition(" ")[0], name) for name in ANSWERS])
+                   + [(name.partition(" ")[0], name) for name in ANSWERS] + [("10", "my_ddpm")])
     for chapter, name in steps:
         mark, when = ("x", f"  {days[name]}") if name in days else (" ", "")
         print(f"[{mark}] {chapter}  {name.removeprefix(f'{chapter} ')}{when}")

@@ -1,14 +1,16 @@
 """Exercises of chapter 01."""
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .exercise import Exercise
 
 
-def _with_dtype(mine, images: Tensor):
+def _with_dtype(mine: Callable, images: Tensor) -> dict:
     "Here the dtype belongs to what is asked for."
     result = mine(images)
-    return {"dtype": result.dtype, "values": result} if isinstance(result, Tensor) else result
+    return {"dtype": getattr(result, "dtype", None), "values": result}
 
 
 to_model_range = Exercise(

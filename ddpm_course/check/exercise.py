@@ -2,7 +2,7 @@
 import linecache
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,51 +35,63 @@ class Exercise:
     A piece that the reader writes: `exercise(mine)` runs it, prints what it found and returns the `Verdict`.
 
     `name`, `chapter`, `signature`: what to write, and where. `reference`: a right solution. `cases`: makes the inputs
-    anew, the same each time, one tuple of arguments a case. `mistakes`: a sentence for each wrong variant that people
-    write. `compared`: what a right answer was compared with. `probe(function, *case)`: what is observed of the
-    function, by default what it returns; a dictionary of observations is compared entry by entry. `returns`: names for
-    the parts of a returned tuple. `stretch`: a shape that torch stretches to the expected one will do.
+    anew, the same each time, one tuple of arguments a case. `mistakes`: sentences, each with the wrong variant, or
+    several, that people write. `compared`: what a right answer was compared with. `also`: other right solutions.
     `otherwise(mine)`: a second opinion on an answer that differs; a sentence that says why it is right all the same.
+    `probe(function, *case)`: what is observed of the function, by default what it returns; a dictionary of observations
+    is compared entry by entry. `returns`: names for the parts of a returned tuple. `stretch`: a shape that torch
+    stretches to the expected one will do. `tolerance`: the relative error that rounding may leave.
     """
     name: str
     chapter: str
     signature: str
     reference: Callable
     cases: Callable[[], Sequence[tuple]]
-    mistakes: Mapping[str, Callable]
+    mistakes: Mapping[str, Callable | tuple[Callable, ...]]
     compared: str
+    also: Mapping[str, Callable] = field(default_factory=dict)
+    otherwise: Callable[[Callable], str | None] = lambda mine: None
     probe: Callable[..., Any] = lambda function, *case: function(*case)
     returns: tuple[str, ...] = ()
     stretch: bool = False
-    otherwise: Callable[[Callable], str | None] = lambda mine: None
+    tolerance: float = 1e-4
 
     def __call__(self, mine: Callable, *, record: bool = True) -> Verdict:
         "Check the reader's `mine`. `record`: whether `check.progress()` shall know of a right answer."
         if not callable(mine):
             return self._say(False, f"this is {type(mine).__name__}, expected your function itself, without calling it")
-        expected, found = self.outcomes(self.reference), self.outcomes(mine)
+        given, kept, expected = self.cases(), self.cases(), self.outcomes(self.reference)
+        found = [self._outcome(mine, case) for case in given]
         if all(unwritten(each) for each in found):
             return self._say(False, f"not written yet. It is {self.name}{self.signature}")
-        if argument := self._changed(mine):
+        if argument := self._changed(given, kept):
             return self._say(False, f"it changes {argument} in place, and whoever called it goes on with that; make a "
                                     f"new tensor")
         if all(map(self._same, found, expected)):
             return self._right(self.compared, record)
-        for sentence, variant in self.mistakes.items():
-            wrong = self.outcomes(variant)
-            recognised = [not isinstance(each, Exception) for each in wrong]
-            if any(recognised) and all(map(self._same, found, wrong)):
+        for how, solution in self.also.items():
+            if all(map(self._same, found, self.outcomes(solution))):
+                return self._right(f"{self.compared}, {how}", record)
+        for sentence in self.mistakes:
+            if any(all(map(self._same, found, self.outcomes(variant))) for variant in self.variants(sentence)):
                 return self._say(False, sentence, sentence)
         if stopped := [each for each in found if isinstance(each, Exception)]:
-            return self._say(False, where_it_stopped(stopped[0], mine))
+            called = f". It is called as {self.name}{self.signature}"
+            return self._say(False, where_it_stopped(stopped[0], file_of(mine), called))
         if reason := self.otherwise(mine):
             return self._right(reason, record)
-        return self._say(False, next(self._difference(i, f, e) for i, (f, e) in enumerate(zip(found, expected))
-                                     if not self._same(f, e)))
+        i = [self._same(*both) for both in zip(found, expected)].index(False)
+        case = f"case {i + 1} of {len(found)}: " if len(found) > 1 else ""
+        return self._say(False, case + self._difference(found[i], expected[i]))
 
     def outcomes(self, function: Callable) -> list:
         "What is observed of `function` in each case, as a dictionary, or the exception that stopped it."
         return [self._outcome(function, case) for case in self.cases()]
+
+    def variants(self, sentence: str) -> tuple[Callable, ...]:
+        "The wrong solutions that `sentence` is said to."
+        wrong = self.mistakes[sentence]
+        return wrong if isinstance(wrong, tuple) else (wrong,)
 
     def _outcome(self, function: Callable, case: tuple):
         try:
@@ -96,12 +108,11 @@ class Exercise:
         names = self.returns if several and len(result) == len(self.returns) else map(str, range(99))
         return dict(zip(names, result)) if several else {"": result}
 
-    def _changed(self, mine: Callable) -> str | None:
-        "The name of the argument that the function writes to, if any."
+    def _changed(self, given: Sequence[tuple], kept: Sequence[tuple]) -> str | None:
+        "The name of the argument that the function has written to, if any: `kept` are the same inputs, never given."
         names = self.signature[1:].partition(")")[0].split(", ")
-        for case, kept in zip(self.cases(), self.cases()):
-            self._outcome(mine, case)
-            for name, after, before in zip(names, case, kept):
+        for case, same in zip(given, kept):
+            for name, after, before in zip(names[-len(case):], case, same):
                 if isinstance(before, Tensor) and not torch.equal(after, before):
                     return name
         return None
@@ -112,16 +123,14 @@ class Exercise:
         return found.keys() == expected.keys() and all(self._difference_of(found[k], expected[k]) is None
                                                        for k in expected)
 
-    def _difference(self, i: int, found: dict, expected: dict) -> str:
-        "Where an answer differs, in one line: the case, and the first part that is not as expected."
-        n = len(self.cases())
-        case = f"case {i + 1} of {n}: " if n > 1 else ""
+    def _difference(self, found: dict, expected: dict) -> str:
+        "Where an answer differs, in one line: the first part that is not as expected."
         if found.keys() != expected.keys():
-            several = f"{len(expected)} things: {', '.join(expected)}" if "" not in expected else "one tensor"
-            return f"{case}it returns {'one thing' if '' in found else f'{len(found)} things'}, expected {several}"
+            returned = f"one thing, {type(found['']).__name__}" if "" in found else f"{len(found)} things"
+            return f"it returns {returned}, expected {len(expected)}: {', '.join(expected)}"
         name, words = next((name, words) for name in expected
                            if (words := self._difference_of(found[name], expected[name])))
-        return f"{case}{name}{': ' if name else ''}{words}"
+        return f"{name}: {words}" if name else words
 
     def _difference_of(self, found, expected) -> str | None:
         "How one part differs from what is expected, or None."
@@ -129,7 +138,7 @@ class Exercise:
             return None if found == expected else f"{found}, expected {expected}"
         if isinstance(found, (bool, str)) or not isinstance(found, (Tensor, int, float)):
             return f"this is {type(found).__name__}, expected a tensor or a number"
-        found, expected = torch.as_tensor(found).detach(), torch.as_tensor(expected).detach()
+        found, expected = torch.as_tensor(found).detach().cpu(), torch.as_tensor(expected).detach()
         if found.shape != expected.shape:
             if not (self.stretch and stretches(found, expected)):
                 return f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
@@ -137,7 +146,7 @@ class Exercise:
         if expected.is_floating_point() and not found.is_floating_point():
             return f"dtype {found.dtype}, expected floating point"
         found, expected = found.double(), expected.double()
-        if torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().nan_to_num().max()),
+        if torch.allclose(found, expected, rtol=self.tolerance, atol=1e-5 * float(expected.abs().nan_to_num().max()),
                           equal_nan=True):
             return None
         if bad := int((~found.isfinite() & expected.isfinite()).sum()):
@@ -179,13 +188,15 @@ def how_far(found: Tensor, expected: Tensor) -> str:
     return f"values are off by up to {error.max():.3g}: {mine:.4g}{f' at {at}' if at else ''}, expected {wanted:.4g}"
 
 
-def where_it_stopped(stopped: Exception, mine: Callable) -> str:
-    "The exception, and the last line of the reader's own code that it passed through."
-    words = f"it stopped with {type(stopped).__name__}: {stopped}".rstrip(".")
-    file = getattr(getattr(mine, "__code__", None), "co_filename", None)
-    frames = [f for f in traceback.extract_tb(stopped.__traceback__) if file is None or f.filename == file]
-    own = [f for f in frames if f.filename != __file__]
-    if not own:
-        return words
-    line = linecache.getline(own[-1].filename, own[-1].lineno).strip()
-    return f"{words}\n  line {own[-1].lineno} of your code: {line}".rstrip(": ")
+def where_it_stopped(stopped: Exception, file: str, otherwise: str = "") -> str:
+    "The exception, and the last line of the reader's own `file`, or cell, that it passed through; `otherwise` if none."
+    own = [frame.lineno for frame in traceback.extract_tb(stopped.__traceback__) if frame.filename == file]
+    line = f"\n  line {own[-1]} of your code: {linecache.getline(file, own[-1]).strip()}" if own else otherwise
+    return f"it stopped with {type(stopped).__name__}: {stopped}".rstrip(".") + line
+
+
+def file_of(mine: Callable) -> str:
+    "The file, or the cell of a notebook, that a function or a class was written in."
+    written = next((part for part in vars(mine).values() if hasattr(part, "__code__")), mine) \
+        if isinstance(mine, type) else mine
+    return getattr(getattr(written, "__code__", None), "co_filename", "")

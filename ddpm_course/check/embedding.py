@@ -1,0 +1,42 @@
+"""Exercises of chapter 06."""
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .exercise import Exercise
+
+
+def _angles(t: Tensor, dim: int, last: int = 1, sign: int = -1) -> Tensor:
+    half = dim // 2
+    return t.double()[:, None] * torch.exp(sign * math.log(10_000) * torch.arange(half) / (half - last))
+
+
+def _embedding(angles: Callable) -> Callable:
+    "Sines, then cosines, of `angles(t, dim)`."
+    return lambda t, dim: torch.cat([angles(t, dim).sin(), angles(t, dim).cos()], 1)
+
+
+time_embedding = Exercise(
+    "time_embedding", "06", "(t, dim), which returns (B, dim): sines, then cosines",
+    reference=_embedding(_angles),
+    cases=lambda: [(torch.tensor([0, 1, 10, 999]), 8), (torch.arange(5), 32)],
+    tolerance=1e-3,
+    mistakes={
+        "the cosines come first; here the sines do":
+            lambda t, dim: torch.cat([_angles(t, dim).cos(), _angles(t, dim).sin()], 1),
+        "the slowest frequency is not reached: the exponents go from 0 to 1, so divide by half - 1":
+            _embedding(lambda t, dim: _angles(t, dim, last=0)),
+        "sines and cosines alternate; expected all sines, then all cosines":
+            lambda t, dim: torch.stack([_angles(t, dim).sin(), _angles(t, dim).cos()], 2).flatten(1),
+        "the frequencies rise up to 10,000: the sign in the exponent is missing":
+            _embedding(lambda t, dim: _angles(t, dim, sign=1)),
+        "t is divided by 1000 first, and then all clocks stand nearly still: t is in steps":
+            _embedding(lambda t, dim: _angles(t.double() / 1000, dim)),
+        "the frequencies are in turns here (times 2 pi); they are in radians a step":
+            _embedding(lambda t, dim: 2 * math.pi * _angles(t, dim)),
+        "these are the angles; their sines and cosines are asked for":
+            lambda t, dim: torch.cat([_angles(t, dim), _angles(t, dim)], 1),
+        "these are the sines alone, dim / 2 numbers; the cosines are missing": lambda t, dim: _angles(t, dim).sin()},
+    compared="(6.3) at nine times, with 8 and with 32 numbers")

@@ -1,0 +1,49 @@
+"""Exercises of chapter 14."""
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from . import small
+from .exercise import Exercise
+
+Level = tuple[float, float]
+
+
+def _ddim(x: Tensor, x0: Tensor, now: Level, after: Level) -> Tensor:
+    (a, s), (a_after, s_after) = now, after
+    return s_after / s * x + (a_after - s_after / s * a) * x0
+
+
+def _move(guess: Callable) -> Callable:
+    "A move with `guess(x0, x0_before, h, h_before)`; h are the lengths of the moves in half log-SNR."
+    def move(x: Tensor, x0: Tensor, x0_before: Tensor, levels: tuple[Level, Level, Level]) -> Tensor:
+        start, now, end = (math.log(a / s) for a, s in levels)
+        return _ddim(x, guess(x0, x0_before, end - now, now - start), levels[1], levels[2])
+    return move
+
+
+def _cases() -> list[tuple]:
+    levels = [tuple((ab**0.5, (1 - ab) ** 0.5) for ab in three) for three in ((0.1, 0.2, 0.6), (0.4, 0.8, 0.9))]
+    return [(small.normal(2, 1, 3, 3), small.images(2, 1, 3, 3, seed=1), small.images(2, 1, 3, 3, seed=2), three)
+            for three in levels]
+
+
+dpmpp_move = Exercise(
+    "dpmpp_move", "14", "(x, x0, x0_before, levels), levels being (a, s) before, now and after the move",
+    reference=_move(lambda x0, old, h, h_old: x0 + h / (2 * h_old) * (x0 - old)),
+    cases=_cases,
+    mistakes={
+        "this is DDIM's move: the earlier estimate is not used": _move(lambda x0, old, h, h_old: x0),
+        "the ratio of the two moves is upside down: a long move extrapolates further":
+            _move(lambda x0, old, h, h_old: x0 + h_old / (2 * h) * (x0 - old)),
+        "a half is missing: the estimate is wanted in the middle of the move, not at its end":
+            _move(lambda x0, old, h, h_old: x0 + h / h_old * (x0 - old)),
+        "the two moves are taken to be equally long: they are measured in log-SNR":
+            _move(lambda x0, old, h, h_old: x0 + 0.5 * (x0 - old)),
+        "the step leads back towards the earlier estimate: the sign of the difference is wrong":
+            _move(lambda x0, old, h, h_old: x0 - h / (2 * h_old) * (x0 - old)),
+        "the two estimates are exchanged": _move(lambda x0, old, h, h_old: old + h / (2 * h_old) * (old - x0)),
+        "this is the mean of both estimates, which lies behind the move; extrapolate":
+            _move(lambda x0, old, h, h_old: (x0 + old) / 2)},
+    compared="(14.8) for two moves, one longer than the move before it and one shorter")
