@@ -1,6 +1,7 @@
 """Faults that users of such tools report, in runs: the number is that of the item in the list of reports."""
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shutil
@@ -229,6 +230,26 @@ def test_5_an_older_checkpoint_serves_where_the_newest_cannot_be_read(number, pi
         newest_is_new = lambda path, before=newest.stat().st_mtime_ns: newest.stat().st_mtime_ns != before  # noqa: E731
         train(config(pictures, out, resume=True), progress=False)
     assert same(tensors(out), whole)
+
+
+def test_5_a_checkpoint_that_can_be_neither_read_nor_removed_stops_no_run(pictures, tmp_path, monkeypatch):
+    run = train(config(pictures, tmp_path / "run"), progress=False)
+    newest, left = checkpoints(run.folder)[0], run.folder / "checkpoints" / ".step-00000004.gone.tmp"
+    (newest / "training.json").write_text("of somebody else")
+    real_rmdir, real_unlink = os.rmdir, os.unlink
+
+    def refuse(real, path, *more, **options):
+        if left.exists():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *more, **options)
+    with mock.patch("os.rmdir", functools.partial(refuse, real_rmdir)), \
+            mock.patch("os.unlink", functools.partial(refuse, real_unlink)):
+        with pytest.warns(UserWarning, match=f"{newest.name} is passed over"):
+            assert train(config(pictures, tmp_path / "run", resume=True), progress=False).finished
+        assert left.exists()  # and in its way is nothing, also the next time
+        assert train(config(pictures, tmp_path / "run", resume=True, steps=6), progress=False).finished
+    assert checkpoints(run.folder)[0].name == "step-00000006"
+
 
 
 # 6: nothing optional may cost what was trained

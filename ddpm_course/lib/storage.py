@@ -198,12 +198,13 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], manifest: Mappi
 
 
 def _remove(folder: Path) -> None:
-    folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+    "What may not be removed, such as somebody else's files, stays: nothing is lost by that but space."
+    folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
     "Remove a folder, or a link to one: it is gone at once or not at all. What a kill leaves of it, `tidy` removes."
-    hidden = folder.with_name(f".{folder.name}.tmp")
+    hidden = folder.with_name(f".{folder.name}.gone.tmp")  # write_folder may need the other name
     os.replace(folder, hidden)
     _remove(hidden)
 
