@@ -37,8 +37,8 @@ def answer(name: str, value: float, *, record: bool = True) -> Verdict:
     """
     Compare the reader's number `value` with the answer to the question `name`, one of `ANSWERS`; print what was found.
 
-    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name, and for
-    what is no number.
+    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name,
+    and for what is no number.
     """
     right = ANSWERS[check_choice("name", name, ANSWERS)]
     if value is None or value is ...:
