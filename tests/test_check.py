@@ -13,6 +13,7 @@ from ddpm_course import solvers, unet
 from ddpm_course.check import small, whole
 from ddpm_course.check.answers import ANSWERS
 from ddpm_course.check.ddpm import _large, _small, _walk
+from ddpm_course.check.record import recorded
 
 EXERCISES = check.EXERCISES
 
@@ -103,7 +104,7 @@ def test_an_exception_in_a_class_is_shown_with_its_line_too():
         def forward(self, x, emb):
             return x + emb  # here
     text = check.ResBlock(Stops).text
-    assert "stopped with RuntimeError" in text and text.endswith("of your code: return x + emb  # here.")
+    assert "stopped with RuntimeError" in text and text.endswith("of your code: return x + emb  # here")
 
 
 def test_a_line_that_another_module_stopped_in_is_the_last_of_the_reader():
@@ -282,16 +283,19 @@ def test_the_answers_follow_from_the_course():
 def test_an_unknown_question_is_refused_by_name():
     with pytest.raises(ValueError, match="name is '02 half', expected one of"):
         check.answer("02 half", 3)
+    with pytest.raises(ValueError, match="value is 'half', expected a number"):
+        check.answer("02 steps until half noise", "half")
 
 
 # ---- progress
 
 
 def test_progress_is_kept_and_shown(record, capsys):
-    assert check.progress() == {}
     check.q_sample(q_sample), check.loss(says_so), check.answer("01 grey level of 0", 128)
     day = json.loads(record.read_text())["q_sample"]
-    assert check.progress() == {"q_sample": day, "01 grey level of 0": day}
+    assert recorded() == {"q_sample": day, "01 grey level of 0": day}
+    capsys.readouterr()
+    assert check.progress() is None
     shown = capsys.readouterr().out
     assert f"[x] 02  q_sample  {day}\n" in shown and "[ ] 04  loss\n" in shown and "[x] 01  grey level of 0" in shown
     assert shown.endswith(f"2 of {len(EXERCISES) + len(ANSWERS) + 1} done\n")
@@ -301,7 +305,7 @@ def test_the_first_day_stays(record):
     record.parent.mkdir()
     record.write_text('{"q_sample": "2026-01-02"}')
     check.q_sample(q_sample)
-    assert check.progress() == {"q_sample": "2026-01-02"}
+    assert recorded() == {"q_sample": "2026-01-02"}
 
 
 def test_a_check_that_should_not_count_is_not_recorded(record):
@@ -313,19 +317,19 @@ def test_a_check_that_should_not_count_is_not_recorded(record):
 def test_a_damaged_record_counts_as_none(record, content):
     record.parent.mkdir()
     record.write_bytes(content.encode("latin-1"))
-    assert check.progress() == {} and check.q_sample(q_sample) and list(check.progress()) == ["q_sample"]
+    assert recorded() == {} and check.q_sample(q_sample) and list(recorded()) == ["q_sample"]
 
 
 def test_a_home_that_cannot_be_written_to_stops_nobody(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DDPM_COURSE_PROGRESS", str(tmp_path / "file" / "progress.json"))
-    assert check.q_sample(q_sample) and check.progress() == {}
+    assert check.q_sample(q_sample) and recorded() == {}
 
 
 def test_nothing_is_kept_where_the_variable_is_empty_and_the_home_is_used_where_it_is_not_set(monkeypatch, tmp_path):
     monkeypatch.setattr("pathlib.Path.expanduser", lambda path: tmp_path / str(path).removeprefix("~/"))
     monkeypatch.setenv("DDPM_COURSE_PROGRESS", "")
-    assert check.q_sample(q_sample) and check.progress() == {} and not list(tmp_path.iterdir())
+    assert check.q_sample(q_sample) and recorded() == {} and not list(tmp_path.iterdir())
     monkeypatch.delenv("DDPM_COURSE_PROGRESS")
     assert check.q_sample(q_sample) and (tmp_path / ".ddpm_course" / "progress.json").exists()
 
@@ -350,7 +354,7 @@ def write(tmp_path, monkeypatch):
 def test_every_piece_of_a_ddpm_of_ones_own_is_checked(write, record):
     verdict = check.my_ddpm(write(), train=False)
     assert verdict and verdict.text == f"my_ddpm: {len(whole.PIECES)} pieces are right."
-    assert set(whole.PIECES) == set(check.progress())
+    assert set(whole.PIECES) == set(recorded())
 
 
 def test_a_ddpm_of_ones_own_is_trained_and_drawn(write, record):

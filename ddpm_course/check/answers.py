@@ -1,8 +1,8 @@
 """Questions whose answer is one number."""
 from dataclasses import dataclass, field
 
-from ..lib.arguments import check_choice
-from .exercise import Verdict
+from ..lib.arguments import check_choice, check_number
+from .exercise import Verdict, pronounce
 from .record import remember
 
 
@@ -37,17 +37,16 @@ def answer(name: str, value: float, *, record: bool = True) -> Verdict:
     """
     Compare the reader's number `value` with the answer to the question `name`, one of `ANSWERS`; print what was found.
 
-    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name.
+    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name,
+    and for what is no number.
     """
     right = ANSWERS[check_choice("name", name, ANSWERS)]
     if value is None or value is ...:
-        verdict = Verdict(False, f"{name}: not answered yet.")
-    elif abs(float(value) - right.value) <= right.within:
+        return pronounce(name, False, "not answered yet")
+    value = check_number("value", value)
+    if abs(value - right.value) <= right.within:
         if record:
             remember(name)
-        verdict = Verdict(True, f"{name}: right: {right.because}.")
-    else:
-        mistake = right.mistakes.get(float(value))
-        verdict = Verdict(False, f"{name}: {mistake or f'{value} is not it'}.", mistake)
-    print(verdict.text)
-    return verdict
+        return pronounce(name, True, f"right: {right.because}")
+    mistake = right.mistakes.get(value)
+    return pronounce(name, False, mistake or f"{value} is not it", mistake)

@@ -10,18 +10,16 @@ MODULES = (data, forward, exact, objective, schedules, embedding, unet, ddpm, dd
 EXERCISES = {thing.name: thing for module in MODULES for thing in vars(module).values() if isinstance(thing, Exercise)}
 
 
-def progress() -> dict[str, str]:
+def progress() -> None:
     """
-    Print what the reader has done so far, chapter by chapter; return the exercises done, each with its day.
+    Print what the reader has done so far, chapter by chapter, and on which day.
 
     Kept in `~/.ddpm_course/progress.json`, or in the file that the variable DDPM_COURSE_PROGRESS names.
     """
     days = recorded()
-    steps = sorted([(each.chapter, name) for name, each in EXERCISES.items()]
-                   + [(name.partition(" ")[0], name) for name in ANSWERS] + [("10", "my_ddpm")])
+    steps = sorted([*((each.chapter, name) for name, each in EXERCISES.items()),
+                    *((name.partition(" ")[0], name) for name in ANSWERS), ("10", "my_ddpm")], key=lambda step: step[0])
     for chapter, name in steps:
         mark, when = ("x", f"  {days[name]}") if name in days else (" ", "")
         print(f"[{mark}] {chapter}  {name.removeprefix(f'{chapter} ')}{when}")
-    done = {name: days[name] for _, name in steps if name in days}
-    print(f"{len(done)} of {len(steps)} done")
-    return done
+    print(f"{sum(name in days for _, name in steps)} of {len(steps)} done")

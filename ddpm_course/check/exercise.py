@@ -159,9 +159,14 @@ class Exercise:
         return self._say(True, f"right: {words}")
 
     def _say(self, right: bool, words: str, mistake: str | None = None) -> Verdict:
-        verdict = Verdict(right, f"{self.name}: {words}.", mistake)
-        print(verdict.text)
-        return verdict
+        return pronounce(self.name, right, words, mistake)
+
+
+def pronounce(name: str, right: bool, words: str, mistake: str | None = None) -> Verdict:
+    "Print a verdict and return it."
+    verdict = Verdict(right, f"{name}: {words}" + ("" if "\n" in words else "."), mistake)  # a line of code has no stop
+    print(verdict.text)
+    return verdict
 
 
 def unwritten(outcome) -> bool:

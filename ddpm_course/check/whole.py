@@ -16,7 +16,7 @@ from ..lib.viz import save_grid, show_images
 from ..schedules import time_pairs
 from ..training import EMA, batch_index, rise_and_fall
 from .catalogue import EXERCISES
-from .exercise import Verdict, where_it_stopped
+from .exercise import Verdict, pronounce, where_it_stopped
 from .record import remember
 from .small import whole
 
@@ -131,6 +131,4 @@ def _show(images: Tensor, losses: list[float], picture: Path, judge: Callable | 
 
 
 def _say(right: bool, words: str) -> Verdict:
-    verdict = Verdict(right, f"my_ddpm: {words}.")
-    print(verdict.text)
-    return verdict
+    return pronounce("my_ddpm", right, words)
