@@ -317,6 +317,8 @@ def test_8_a_run_starts_from_the_weights_of_a_model(pictures, tmp_path):
                         ("nowhere", "init is 'nowhere'")):
         with pytest.raises(ValueError, match=words):
             train(config(pictures, tmp_path / "third", init=init), progress=False)
+    with pytest.raises(ValueError, match="its prediction is 'v', expected one of .'eps',."):
+        train(config(pictures, tmp_path / "third", init=str(tmp_path / "second"), prediction="eps"), progress=False)
     with pytest.raises(ValueError, match="init .was None, now 'digits'"):
         train(config(pictures, tmp_path / "first", init="digits", resume=True), progress=False)
     assert not (tmp_path / "third").exists()

@@ -24,6 +24,7 @@ from ..formats.model_folder import checkpoints
 from ..guidance import with_guidance
 from ..hub import load_pretrained
 from ..lib import viz
+from ..lib.arguments import check_choice
 from ..lib.images import UnreadableImage
 from ..lib.storage import MANIFEST, append_line, check_tensors, read_json, tidy, write_atomic, write_json
 from ..objective import Denoiser
@@ -84,7 +85,9 @@ def new_state(config: TrainConfig, classes: list[str] | int | None = None,
 def start_from(state: TrainState, name: str) -> None:
     "Take the weights of a model folder or bundled model, for the average too. `ValueError` where they do not fit."
     try:
-        weights = load_pretrained(name).model.state_dict()
+        found = load_pretrained(name)
+        check_choice("its prediction", found.prediction, [state.denoiser.prediction])
+        weights = found.model.state_dict()
         check_tensors(weights, state.denoiser.model.state_dict(), "its network")
     except ValueError as error:
         raise ValueError(f"init is {name!r}, expected a model with the network that is to be trained: "
