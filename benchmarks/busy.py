@@ -1,14 +1,15 @@
 """What do waiting threads cost on a machine that is in use? Images a second of the default training.
 
-    python benchmarks/busy.py                        # about nine minutes; start it on a quiet machine
+    python benchmarks/busy.py                        # about twelve minutes; start it on a quiet machine
     python benchmarks/busy.py --rounds 1 --seconds 3   # a short try
 
-The threads of PyTorch on the CPU are OpenMP's. While they wait for each other they spin, unless OMP_WAIT_POLICY is
-PASSIVE before torch is loaded, which the package sees to when it is imported first (`ddpm_course/__init__.py`). Two
-processes are compared, one after the other in every round, alone and beside one and two others that only compute:
+The threads of PyTorch on the CPU are OpenMP's. While they wait for each other they spin, unless the environment says
+otherwise before torch is loaded, which the package sees to when it is imported first (`ddpm_course/__init__.py`). Three
+ways are compared, one after the other in every round, alone and beside one and two processes that only compute:
 
-    passive    imports the package first, as the program does
-    as torch   imports torch first, so that the variable comes too late
+    package    what the package sets: OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=1000, so a moment's spinning
+    passive    OMP_WAIT_POLICY=PASSIVE alone: no spinning
+    as torch   nothing set: spinning for milliseconds
 
 Reported are the medians over the rounds. Results go to benchmarks/results/busy.json (or --out).
 """
@@ -23,7 +24,8 @@ import time
 from pathlib import Path
 
 VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_PROC_BIND")
-FIRST = {"passive": "ddpm_course", "as torch": "torch"}
+WAYS = {"package": ("ddpm_course", {}), "passive": ("ddpm_course", {"OMP_WAIT_POLICY": "PASSIVE"}),
+        "as torch": ("torch", {})}  # what is imported first, and what is set
 WARMUP = 2  # updates before the clock starts; beside others one may take ten seconds
 BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"  # until this process is gone
 
@@ -45,9 +47,10 @@ def train_for(seconds: float) -> None:
     print(done * config.batch_size / (time.perf_counter() - start))
 
 
-def images_a_second(first: str, seconds: float) -> float:
+def images_a_second(way: str, seconds: float) -> float:
     "In a new process, without what the caller has set for OpenMP."
-    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    first, variables = WAYS[way]
+    env = {name: value for name, value in os.environ.items() if name not in VARIABLES} | variables
     code = f"import {first}, runpy, sys; sys.argv[1:] = ['--child', '--seconds', '{seconds}']; " \
            f"runpy.run_path({__file__!r}, run_name='__main__')"
     run = subprocess.run([sys.executable, "-c", code], env=env, check=True, text=True, stdout=subprocess.PIPE)
@@ -58,13 +61,13 @@ def beside(busy: int, args) -> dict[str, float]:
     "The medians beside `busy` processes that compute all the time."
     others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
     try:
-        rounds = [{name: images_a_second(first, args.seconds) for name, first in FIRST.items()}
+        rounds = [{way: images_a_second(way, args.seconds) for way in WAYS}
                   for _ in range(args.rounds)]
     finally:
         for other in others:
             other.kill()
             other.wait()
-    return {name: round(statistics.median(r[name] for r in rounds), 1) for name in FIRST}
+    return {name: round(statistics.median(r[name] for r in rounds), 1) for name in WAYS}
 
 
 def main() -> None:

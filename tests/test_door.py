@@ -19,7 +19,7 @@ NAMES = ["Denoiser", "NoiseSchedule", "TrainConfig", "UNet", "UNetConfig", "chec
 
 def fresh(code: str, **env) -> str:
     "What a new Python process prints, in an environment without the variables that a test run sets."
-    plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "EAGER_IMPORT")}
+    plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "EAGER_IMPORT")}
     run = subprocess.run([sys.executable, "-c", code], env=plain | env, capture_output=True, text=True, check=True)
     return run.stdout.strip()
 
@@ -64,7 +64,10 @@ def test_the_version_is_the_line_that_nbdev_and_the_release_workflow_rewrite():
     assert lines.count(f'__version__ = "{version}"') == 1 and ddpm_course.__version__ == version
 
 
-@pytest.mark.parametrize("chosen, kept", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+@pytest.mark.parametrize("chosen, kept", [({}, "PASSIVE 1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+                                          ({"OMP_WAIT_POLICY": "PASSIVE"}, "PASSIVE None"),
+                                          ({"GOMP_SPINCOUNT": "7"}, "PASSIVE 7")])
 def test_waiting_threads_leave_the_processor_unless_a_person_chose_otherwise(chosen, kept):
-    code = "import ddpm_course, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    code = "import ddpm_course, os, sys; e = os.environ; " \
+           "print(e['OMP_WAIT_POLICY'], e.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     assert fresh(code, **chosen) == f"{kept} False"

@@ -1,7 +1,7 @@
 """Looking at a chapter in JupyterLab leaves git clean, and the threads of its kernel leave the processor to others.
 
 The server of JupyterLab loads this module because setup.py puts assets/jupyter/ddpm_course.json where it looks for its
-extensions. Its kernels inherit the environment variable that the package sets when it is imported: the chapters
+extensions. Its kernels inherit the environment variables that the package sets when it is imported: the chapters
 themselves load torch first.
 """
 from pathlib import Path
