@@ -9,13 +9,12 @@ __all__ = ['PREDICTIONS', 'linear_beta_schedule', 'Gaussian', 'NoiseSchedule', '
 # %% ../nbs/02_forward_process.ipynb #23c0a6d1
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .lib.arguments import check_choice, check_number
+from .lib.arguments import as_float, check_choice, check_index, check_number, check_same_shape
 
 # %% ../nbs/02_forward_process.ipynb #032ad8ee
 def linear_beta_schedule(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
@@ -96,12 +95,12 @@ class NoiseSchedule(nn.Module):
 
     def alpha_bar(self, t: int | Tensor) -> Tensor:
         "alpha-bar at level `t` (equation 2.6); exactly 1 at `t = -1`. float32 of the shape of `t`."
-        _check_t(t, self.betas)
+        check_index("t", t, self.betas, -1, "the clean image")
         return self._alpha_bar[t + 1]
 
     def one_minus_alpha_bar(self, t: int | Tensor) -> Tensor:
         "The variance of the noise at level `t`, accurate also where alpha-bar is close to 1. float32, shape of `t`."
-        _check_t(t, self.betas)
+        check_index("t", t, self.betas, -1, "the clean image")
         return self._one_minus_alpha_bar[t + 1]
 
     def snr(self, t: int | Tensor) -> Tensor:
@@ -110,7 +109,7 @@ class NoiseSchedule(nn.Module):
 
     def scales(self, t: int | Tensor) -> tuple:
         "`(sqrt(alpha-bar), sqrt(1 - alpha-bar))` at level `t`: two double-precision floats, or float32 of its shape."
-        _check_t(t, self.betas)
+        check_index("t", t, self.betas, -1, "the clean image")
         if isinstance(t, Tensor):
             return self._alpha_bar[t + 1].sqrt(), self._one_minus_alpha_bar[t + 1].sqrt()
         return self._scales[t + 1]
@@ -122,24 +121,24 @@ class NoiseSchedule(nn.Module):
 
     def q_step(self, x: Tensor, t: int | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         "A draw from q(x_t | x_{t-1}) (equation 2.1): `x` at level t-1 moves to level `t`, 0..T-1. float32 or better."
-        _check_t(t, self.betas, lowest=0)
+        check_index("t", t, self.betas, 0, "the first step")
         beta = per_sample(self.betas[t], x)
-        return (1 - beta).sqrt() * _float(x) + beta.sqrt() * _noise_like(x, generator)
+        return (1 - beta).sqrt() * as_float(x) + beta.sqrt() * _noise_like(x, generator)
 
     def q_sample(self, x0: Tensor, t: int | Tensor, noise: Tensor | None = None, *,
                  generator: torch.Generator | None = None) -> Tensor:
         "A draw from q(x_t | x0) (equation 2.7), with `noise` (shape of `x0`) where given. float32 or better."
         noise = _noise_like(x0, generator) if noise is None else noise
-        _check_shape("noise", noise, "x0", x0)
+        check_same_shape("noise", noise, "x0", x0)
         signal, sigma = self.factors(t, x0)
-        return signal * _float(x0) + sigma * _float(noise)
+        return signal * as_float(x0) + sigma * as_float(noise)
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: int | Tensor) -> Gaussian:
         "q(x_{t-1} | x_t, x0) (equations 2.9, 2.10) for `t` in 0..T-1. Its variance is 0 at `t = 0`."
-        _check_t(t, self.betas, lowest=0)
-        _check_shape("x0", x0, "x_t", x_t)
+        check_index("t", t, self.betas, 0, "the first step")
+        check_same_shape("x0", x0, "x_t", x_t)
         coef1, coef2 = (per_sample(c[t], x_t) for c in (self.posterior_mean_coef1, self.posterior_mean_coef2))
-        return Gaussian(coef1 * _float(x0) + coef2 * _float(x_t), per_sample(self.posterior_variance[t], x_t))
+        return Gaussian(coef1 * as_float(x0) + coef2 * as_float(x_t), per_sample(self.posterior_variance[t], x_t))
 
 # %% ../nbs/02_forward_process.ipynb #2c5083a5
 def _tables(betas: Tensor) -> dict[str, Tensor]:
@@ -185,39 +184,11 @@ def _check_betas(betas) -> Tensor:
         raise ValueError(f"betas[{i}] is {betas[i].item():.6g}, expected a value in (0, 1), or 1 as the very last")
     return betas
 
-# %% ../nbs/02_forward_process.ipynb #9225dd40
-def _check_t(t: int | Tensor, like: Tensor, lowest: int = -1) -> None:
-    "Refuse a `t` that would silently pick a wrong level from the table `like`: below `lowest`, or T and more."
-    if isinstance(t, bool) or not isinstance(t, (Integral, Tensor)):
-        raise TypeError(f"t is {t!r}, expected an int or an int64 tensor")
-    if isinstance(t, Tensor):
-        if t.dtype != torch.int64 or t.ndim > 1:
-            raise TypeError(f"t is {t.dtype} of shape {tuple(t.shape)}, expected int64 of shape () or (B,)")
-        if t.device != like.device:
-            raise ValueError(f"t is on {t.device}, expected {like.device}, where the schedule is")
-        if t.device.type != "cpu" or t.numel() == 0:
-            return  # reading values back from a GPU would make every training step wait for it
-    low, high = (int(t.min()), int(t.max())) if isinstance(t, Tensor) else (t, t)
-    if low < lowest or high >= len(like):
-        first = "-1 (the clean image)" if lowest == -1 else "0 (the first step)"
-        raise ValueError(f"t is {low if low < lowest else high}, expected {first} to {len(like) - 1}")
-
 # %% ../nbs/02_forward_process.ipynb #429b514c
-def _float(x: Tensor) -> Tensor:
-    "At least float32: noising in half precision would lose the first levels. Integers are a mistake, not an image."
-    if not x.is_floating_point():
-        raise TypeError(f"images are {x.dtype}, expected floating point in [-1, 1]; see to_model_range")
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
 def _noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     "Standard normal noise of the shape of `x`, at least float32."
-    x = _float(x)
+    x = as_float(x)
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-
-def _check_shape(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
-    "Refuse what torch would silently stretch, such as one number for each image where images belong."
-    if x.shape != like.shape:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected that of {like_name}, {tuple(like.shape)}")
 
 # %% ../nbs/02_forward_process.ipynb #e328957d
 class Denoised(NamedTuple):
@@ -235,8 +206,8 @@ def prediction_target(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: int
     `x0`, `noise`: (B, ...). Returns the same shape, float32 or better.
     """
     check_choice("prediction", prediction, PREDICTIONS)
-    _check_shape("noise", noise, "x0", x0)
-    x0, noise = _float(x0), _float(noise)
+    check_same_shape("noise", noise, "x0", x0)
+    x0, noise = as_float(x0), as_float(noise)
     if prediction == "eps":
         return noise
     if prediction == "x0":
@@ -253,9 +224,9 @@ def denoised_from(schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: int |
     says nothing about the image, and at `t = -1` `x0` nothing about the noise: those answers hold inf or NaN.
     """
     check_choice("prediction", prediction, PREDICTIONS)
-    _check_shape("output", output, "x_t", x_t)
+    check_same_shape("output", output, "x_t", x_t)
     signal, sigma = schedule.factors(t, x_t)
-    output, x_t = _float(output), _float(x_t)
+    output, x_t = as_float(output), as_float(x_t)
     if prediction == "eps":
         return Denoised((x_t - sigma * output) / signal, output)
     if prediction == "x0":

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_course.lib.arguments import check_choice, check_number, check_numbers, check_shape
+from ddpm_course.lib.arguments import (
+    as_float,
+    check_choice,
+    check_index,
+    check_number,
+    check_numbers,
+    check_same_shape,
+    check_shape,
+)
 
 
 def refusal(check, *arguments, **options) -> str:
@@ -88,3 +96,28 @@ def test_several_numbers_are_a_tuple_and_the_bad_one_is_named():
                        ((1, 0), r"mults is \(1, 0\); mults is 0, expected a whole number of 1 or more")):
         with pytest.raises(ValueError, match=words):
             check_numbers("mults", bad, 1, whole=True)
+
+
+def test_an_index_is_whole_and_lies_in_its_table():
+    table = torch.zeros(10)
+    for good in (0, 9, np.int64(3), torch.tensor(9), torch.tensor([0, 9]), torch.tensor([], dtype=torch.int64)):
+        check_index("t", good, table)
+    check_index("t", -1, table, -1, "the clean image")
+    for bad, words in ((-1, "t is -1, expected 0 to 9"), (10, "t is 10, expected 0 to 9"),
+                       (torch.tensor([3, 10]), "t is 10, expected 0 to 9")):
+        assert refusal(check_index, "t", bad, table) == words
+    assert refusal(check_index, "t", -2, table, -1, "clean") == "t is -2, expected -1 (clean) to 9"
+    for bad in (True, 1.0, "1", torch.tensor([1.0]), torch.tensor([[1]]), np.zeros(2, int)):
+        with pytest.raises(TypeError, match=r"^t is .*expected (an int or an int64 tensor|int64 of shape)"):
+            check_index("t", bad, table)
+
+
+def test_shapes_are_the_same_and_images_are_float():
+    x = torch.zeros(2, 1, 4, 4)
+    check_same_shape("noise", x, "x0", x)
+    assert refusal(check_same_shape, "noise", x[0], "x0", x) == \
+        "noise has shape (1, 4, 4), expected that of x0, (2, 1, 4, 4)"
+    assert as_float(x) is x and as_float(x.double()).dtype == torch.float64
+    assert as_float(x.half()).dtype == as_float(x.bfloat16()).dtype == torch.float32
+    with pytest.raises(TypeError, match="images are torch.uint8, expected floating point"):
+        as_float(x.byte())

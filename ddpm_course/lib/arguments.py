@@ -76,3 +76,41 @@ def check_shape(name: str, value, expected: Sequence[int | str]):
     if len(shape) != len(expected) or any(not isinstance(e, str) and s != e for s, e in zip(shape, expected)):
         raise ValueError(f"{name} has shape {shape}, expected {words}")
     return value
+
+
+def check_same_shape(name: str, x, like_name: str, like) -> None:
+    "Refuse what torch would silently stretch: `noise has shape (4,), expected that of x0, (4, 1, 28, 28)`."
+    if x.shape != like.shape:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected that of {like_name}, {tuple(like.shape)}")
+
+
+def check_index(name: str, value, table, low: int = 0, low_is: str = "") -> None:
+    """
+    An int, or an int64 tensor of shape () or (B,), from `low` to the last index of the tensor `table`.
+
+    `low_is`: what `low` stands for, in words. Torch would take -2 for the last but one without a word. Values on a GPU
+    are not looked at. `TypeError` for another type, `ValueError` for a value out of range or on another device.
+    """
+    from torch import Tensor, int64  # here, so that a configuration can be checked without torch
+    if isinstance(value, bool) or not isinstance(value, (Integral, Tensor)):
+        raise TypeError(f"{name} is {_shown(value)}, expected an int or an int64 tensor")
+    smallest = largest = value
+    if isinstance(value, Tensor):
+        if value.dtype != int64 or value.ndim > 1:
+            raise TypeError(f"{name} is {value.dtype} of shape {tuple(value.shape)}, "
+                            f"expected int64 of shape () or (B,)")
+        if value.device != table.device:
+            raise ValueError(f"{name} is on {value.device}, expected {table.device}, where what it picks from is")
+        if value.device.type != "cpu" or value.numel() == 0:
+            return  # reading values back from a GPU would make every training step wait for it
+        smallest, largest = int(value.min()), int(value.max())
+    if smallest < low or largest >= len(table):
+        raise ValueError(f"{name} is {smallest if smallest < low else largest}, expected {low}"
+                         f"{low_is and f' ({low_is})'} to {len(table) - 1}")
+
+
+def as_float(x):
+    "Images `x` in float32 or better, half precision widened. `TypeError` for integers, which are a mistake here."
+    if not x.is_floating_point():
+        raise TypeError(f"images are {x.dtype}, expected floating point in [-1, 1]; see to_model_range")
+    return x.float() if x.dtype.itemsize < 4 else x
