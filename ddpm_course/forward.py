@@ -21,7 +21,7 @@ def linear_beta_schedule(T: int = 1000, start: float = 1e-4, end: float = 0.02) 
     """
     Betas on a straight line from `start` to `end`, both multiplied by 1000/T: float64 (T,).
 
-    The factor keeps the noise at the end the same for every T (Ho et al. 2020 give the ends for T = 1000).
+    The factor keeps the noise at the end about the same for every T (Ho et al. 2020 give the ends for T = 1000).
     `ValueError` where T < 1 or a beta would reach 1, which with the default ends happens for T of 20 and less.
     """
     T = check_number("T", T, 1, whole=True)

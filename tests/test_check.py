@@ -67,6 +67,17 @@ def test_a_stub_is_not_written_yet(name, stub, record):
     assert verdict.text.startswith(f"{name}: not written yet. It is {name}(")
 
 
+def test_a_stub_with_its_docstring_is_not_a_forgotten_return():
+    def q_sample(x0, t, noise, alpha_bar):
+        "A draw from q(x_t | x0)."
+        ...
+    assert "not written yet" in check.q_sample(q_sample).text
+
+    def forgetful(x0, t, noise, alpha_bar):
+        alpha_bar[t].view(-1, 1, 1, 1).sqrt() * x0
+    assert check.q_sample(forgetful).text.startswith("q_sample: it returns nothing; a `return` is missing. It is q_sam")
+
+
 def test_what_is_no_function_is_refused_by_its_kind():
     assert "this is Tensor, expected your function itself" in check.q_sample(torch.zeros(3)).text
 

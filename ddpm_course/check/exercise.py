@@ -63,7 +63,8 @@ class Exercise:
         given, kept, expected = self.cases(), self.cases(), self.outcomes(self.reference)
         found = [self._outcome(mine, case) for case in given]
         if all(unwritten(each) for each in found):
-            return self._say(False, f"not written yet. It is {self.name}{self.signature}")
+            what = "not written yet" if a_stub(mine) else "it returns nothing; a `return` is missing"
+            return self._say(False, f"{what}. It is {self.name}{self.signature}")
         if argument := self._changed(given, kept):
             return self._say(False, f"it changes {argument} in place, and whoever called it goes on with that; make a "
                                     f"new tensor")
@@ -173,6 +174,13 @@ def unwritten(outcome) -> bool:
     "Whether this is what a stub does: nothing, or saying so."
     nothing = isinstance(outcome, dict) and all(value is None or value is ... for value in outcome.values())
     return isinstance(outcome, NotImplementedError) or nothing
+
+
+def a_stub(mine: Callable) -> bool:
+    "Whether a function does nothing at all, or raises NotImplementedError: its code is no longer than an empty one's."
+    code = getattr(mine, "__code__", None)
+    empty = len((lambda: None).__code__.co_code)
+    return code is None or "NotImplementedError" in code.co_names or len(code.co_code) <= empty
 
 
 def stretches(found: Tensor, expected: Tensor) -> bool:

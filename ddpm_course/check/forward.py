@@ -43,6 +43,8 @@ q_sample = Exercise(
             lambda x0, t, noise, ab: _q_sample(x0, t, noise, torch.cat([ab[:1], ab[1:] / ab[:-1]])),
         "alpha_bar is the product already: do not multiply it up once more":
             lambda x0, t, noise, ab: _q_sample(x0, t, noise, ab.cumprod(0)),
+        "it draws noise of its own; use the noise that it is given, which the network will be asked for":
+            lambda x0, t, noise, ab: _q_sample(x0, t, torch.randn_like(noise), ab),
         "the noise is subtracted; its sign must be a plus, or a network trained on it learns -eps":
             lambda x0, t, noise, ab: whole(ab[t]).sqrt() * x0 - whole(1 - ab[t]).sqrt() * noise},
     compared="equation (2.7) on two batches, a level for each image, the first and the last level among them")
@@ -93,6 +95,14 @@ q_posterior = Exercise(
             _posterior_with(lambda betas, ab, t: (betas[t], ab[t], ab[t])),
         "alpha of one step stands where alpha_bar, their product, belongs":
             _posterior_with(lambda betas, ab, t: (betas[t], 1 - betas[t], _previous(1 - betas, t))),
+        "variance and mean are exchanged; expected the mean first":
+            lambda *given: _posterior(*given)[::-1],
+        "the weight of x_t in the mean lacks its factor, the root of alpha of this step":
+            lambda x0, x_t, t, betas: (_posterior(x0, x_t / whole((1 - betas[t]).sqrt()), t, betas)[0],
+                                       _posterior(x0, x_t, t, betas)[1]),
+        "the weight of x0 in the mean lacks its factor, the root of the previous alpha_bar":
+            lambda x0, x_t, t, betas: (_posterior(x0 / whole(_levels(betas, t)[2].sqrt()), x_t, t, betas)[0],
+                                       _posterior(x0, x_t, t, betas)[1]),
         "the weights of x0 and x_t in the mean are exchanged":
             lambda x0, x_t, t, betas: (_posterior(x_t, x0, t, betas)[0], _posterior(x0, x_t, t, betas)[1]),
         "the factors (B,) meet images (B, C, H, W): torch lines them up with the width, not with the batch":
