@@ -130,7 +130,7 @@ def equation(number: str, claim: str, *, symbol: str = "", folder: str | Path | 
     yield check
     if not check.comparisons:
         raise AssertionError(f"({number}) {claim}: nothing was compared")
-    name = symbol.partition(".")[2]
+    name = symbol.removeprefix("lib.").partition(".")[2]  # without its module
     if name and not name.isupper() and sys.getprofile() is _note and not _was_called(name):
         raise AssertionError(f"({number}) {claim}: {symbol} was not called in this cell, so nothing was shown about it")
     entry = _entry(check)
