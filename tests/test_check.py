@@ -289,6 +289,8 @@ def test_the_answers_follow_from_the_course():
     assert check.answer("01 grey level of 0", data.to_uint8(torch.zeros(1)).item())
     noise = torch.randn(100_000, generator=torch.Generator().manual_seed(0))  # standard error sqrt(2 / n) = 0.0045
     assert check.answer("04 loss of a network that answers 0", noise.square().mean())
+    block = unet.ResBlock(128, 256, 512, dropout=0.1, groups=32)
+    assert check.answer("07 parameters of a residual block", sum(p.numel() for p in block.parameters()))
 
 
 def test_an_unknown_question_is_refused_by_name():
