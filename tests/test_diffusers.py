@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from small_models import (GOOGLE, GOOGLE_SCHEDULER, IN_DIFFUSERS, SMALL, layout_of_2022, random_everywhere, same_model,
                           small_denoiser)
 
-from ddpm_course.ddim import ddim_sample
+from ddpm_course.ddim import ddim_sample, ddim_steps
 from ddpm_course.ddpm import ddpm_sample, ddpm_steps
 from ddpm_course.exact import GaussianMixture, IdealDenoiser
 from ddpm_course.formats.diffusers import (SCHEDULER_DEFAULTS, UNET_DEFAULTS, scheduler_from_diffusers,
@@ -200,6 +200,23 @@ def test_each_ancestral_step_is_that_of_their_scheduler(steps, spacing, variance
     for step, ours in zip(walk, after, strict=True):
         moved = theirs.step(ideal(step.x_t, step.t).eps, step.t, step.x_t, generator=g).prev_sample
         assert_close(moved, ours, rtol=0, atol=2e-5 if step.t >= 20 else 3e-4)
+
+
+@pytest.mark.parametrize("steps, spacing, eta", [(1000, "leading", 0.0), (50, "leading", 0.0), (50, "leading", 1.0),
+                                                 (20, "leading", 0.5), (20, "trailing", 0.0), (50, "trailing", 1.0)])
+def test_a_move_of_ddim_is_theirs_where_the_steps_divide_T(steps, spacing, eta):
+    "One step at a time, from one state with one noise; elsewhere their stride is another, which chapter 09 shows."
+    schedule = NoiseSchedule(linear_beta_schedule())
+    ideal = IdealDenoiser(GaussianMixture([[-1.0, -0.5], [1.0, 0.2]], 0.03), schedule)
+    theirs = DDIMScheduler(trained_betas=schedule.exact_betas.numpy(), timestep_spacing=spacing, clip_sample=False)
+    theirs.set_timesteps(steps)
+    walk = list(ddim_steps(ideal, 50, steps=steps, spacing=spacing, eta=eta, seed=0))
+    g = torch.Generator().manual_seed(0)
+    torch.randn(50, 2, generator=g)  # that was the start
+    assert theirs.timesteps.tolist() == [step.t for step in walk]
+    for step, after in zip(walk, [step.x_t for step in walk[1:]] + [walk[-1].x0], strict=True):
+        moved = theirs.step(ideal(step.x_t, step.t).eps, step.t, step.x_t, eta=eta, generator=g).prev_sample
+        assert_close(moved, after, rtol=0, atol=3e-4 if steps == 1000 else 3e-5, check_dtype=False)
 
 
 def test_a_pipeline_stops_at_a_model_with_labels(tmp_path):
