@@ -5,7 +5,8 @@
 
 Progress bars are off, warnings on stderr are an error (a reader should not see them), and outputs that only mean
 something with a kernel (widgets) are left out: a static figure stands beside each. Cells that the web pages leave out
-(`#| hide`) are folded, so that JupyterLab shows one line of them. Running it twice changes nothing.
+(`#| hide`) or fold (`#| code-fold: true`) are folded, so that JupyterLab shows one line of them. Running it twice
+changes nothing.
 The entries that the chapters write to the ledger of equations are merged into nbs/appendix/ledger.json, and the
 ledger's own notebook, which prints them, is run last.
 """
@@ -50,7 +51,8 @@ def refresh(path: Path) -> None:
         cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         keep_alt_text(cell)
         cell.execution_count = None
-        cell.metadata = {"jupyter": {"source_hidden": True}} if has(cell, "#|hide") else {}
+        folded = has(cell, "#|hide") or has(cell, "#|code-fold:true")
+        cell.metadata = {"jupyter": {"source_hidden": True}} if folded else {}
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = None

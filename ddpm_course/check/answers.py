@@ -47,13 +47,15 @@ def answer(name: str, value: float, *, record: bool = True) -> Verdict:
     """
     Compare the reader's number `value` with the answer to the question `name`, one of `ANSWERS`; print what was found.
 
-    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name,
-    and for what is no number.
+    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name.
     """
     right = ANSWERS[check_choice("name", name, ANSWERS)]
     if value is None or value is ...:
         return pronounce(name, False, "not answered yet")
-    value = check_number("value", value)
+    try:
+        value = check_number("value", value)
+    except ValueError as error:
+        return pronounce(name, False, str(error))
     if abs(value - right.value) <= right.within:
         if record:
             remember(name)
