@@ -163,6 +163,25 @@ def test_a_posterior_variance_may_have_the_shape_that_torch_stretches():
     assert not check.q_posterior(lambda *given: (mine(*given)[0], mine(*given)[1].flatten()))
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_snr_weight_names_the_prediction_that_differs(prediction):
+    def mine(alpha_bar, t, given):
+        return check.snr_weight.reference(alpha_bar, t, given) + 0.25 * (given == prediction)
+    assert check.snr_weight(mine).text.startswith(f"snr_weight: predicting {prediction}: values are off by up to 0.25")
+
+
+@pytest.mark.parametrize("written, words", [
+    ("snr / snr.clamp(max=5) * {'eps': 1, 'x0': snr, 'v': snr / (snr + 1)}[prediction]", "upside down"),
+    ("snr.clamp(max=5) * {'x0': 1, 'eps': snr, 'v': snr + 1}[prediction]", "both are divided"),
+    ("snr.clamp(max=5) * {'x0': 1, 'eps': 1 / snr, 'v': snr / (snr + 1)}[prediction]", "a factor snr too many"),
+    ("snr.clamp(max=5) / {'x0': 1, 'eps': snr, 'v': snr / (snr + 1)}[prediction]", "divided by snr / (snr + 1);"),
+])
+def test_snr_weight_recognises_what_a_reader_wrote(written, words):
+    def mine(alpha_bar, t, prediction):
+        return eval(written, {"snr": alpha_bar[t] / (1 - alpha_bar[t]), "prediction": prediction})
+    assert words in check.snr_weight(mine).mistake
+
+
 def schedule_of(alpha_bar: Tensor) -> forward.NoiseSchedule:
     return forward.NoiseSchedule(1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]).double())
 
