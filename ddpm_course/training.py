@@ -107,7 +107,7 @@ class TrainState:
         "Which of the `n` images of a batch are this process's own."
         return slice(self.rank * n // self.ranks, (self.rank + 1) * n // self.ranks)
 
-# %% ../nbs/10_training.ipynb #3d2e37ae
+# %% ../nbs/10_training.ipynb #a4344daa
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def class_count(denoiser: Denoiser) -> int:
@@ -115,6 +115,7 @@ def class_count(denoiser: Denoiser) -> int:
     config = getattr(denoiser.model, "config", None)  # a network of the reader's own need not have one
     return len(denoiser.classes or ()) if config is None else config.num_classes or 0
 
+# %% ../nbs/10_training.ipynb #3d2e37ae
 def train_step(state: TrainState, batch: tuple[Tensor, Tensor | None], config) -> Tensor:
     """
     One update of the weights (equation 10.1). Returns the loss of the whole batch, a float32 scalar.
@@ -149,6 +150,7 @@ def train_step(state: TrainState, batch: tuple[Tensor, Tensor | None], config) -
     _update(state, loss, config)
     return loss
 
+# %% ../nbs/10_training.ipynb #10f82bc1
 def _update(state: TrainState, loss: Tensor, config) -> None:
     "Clip the gradient, move the weights, move their average, count; or raise where a number is not finite."
     rate = learning_rate(config, state.step)
