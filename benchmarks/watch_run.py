@@ -4,8 +4,8 @@
     python benchmarks/watch_run.py --folder runs/emoji takes them from a run of `ddpm_course train --data emoji`
 
 The digits are trained by the recipe of the program, with pictures and losses from raw and from averaged weights. A run
-folder knows those of the averaged weights. benchmarks/results/runs.json gets the losses, run_NAME.png the pictures: a row
-for each moment, one picture a class, from the same noise each time; first averaged weights, then raw ones where known.
+folder knows those of the averaged weights. benchmarks/results/runs.json gets the losses, run_NAME.png the pictures: a
+row for each moment, one picture a class, from the same noise each time; averaged weights first, then raw ones if known.
 Both are written anew at each moment, so a run that is stopped is kept as far as it has come.
 """
 import argparse
@@ -49,9 +49,11 @@ def watch(steps: int) -> None:
         if step % EVERY == 0:
             train.append([step, round(sum(losses) / EVERY, 5)])
             losses = []
-        if step in (1, *MOMENTS) or step % (4 * EVERY) == 0:
-            held.append([step, *(round(validation_loss(d, held_out, config), 5) for d in (state.averaged, state.denoiser))])
-        if step in MOMENTS:
+        now = step in MOMENTS or step == steps
+        if now or step == 1 or step % (4 * EVERY) == 0:
+            held.append([step, *(round(validation_loss(denoiser, held_out, config), 5)
+                                 for denoiser in (state.averaged, state.denoiser))])
+        if now:
             moments.append(step)
             averaged.append(pictures(state.averaged, config))
             raw.append(pictures(state.denoiser, config))
@@ -73,7 +75,7 @@ def read(folder: Path) -> None:
     columns = math.ceil(config["previews"] ** 0.5)
     rows = []
     for moment in moments:
-        sheet = np.array(Image.open(previews[moment]))[::2, ::2]  # save_grid enlarges twice, and leaves 2 pixels between
+        sheet = np.array(Image.open(previews[moment]))[::2, ::2]  # enlarged twice, 2 pixels apart
         places = [(2 + i // columns * (side + 2), 2 + i % columns * (side + 2)) for i in range(len(classes))]
         rows.append(np.concatenate([sheet[top:top + side, left:left + side] for top, left in places], 1))
     steps = [0, *(m["step"] for m in metrics)]

@@ -171,7 +171,7 @@ def _update(state: TrainState, loss: Tensor, config) -> None:
     state.step += 1
 
 def training_steps(state: TrainState, data, config) -> Iterator[tuple[int, Tensor]]:
-    "Update until `config.steps` are done, yielding (updates done, loss) each time. `data` has `len` and `batch(index)`."
+    "Update until `config.steps` are done, yielding (updates done, loss). `data` has `len` and `batch(index)`."
     c = config
     indices = (batch_index(len(data), c.batch_size, step, c.seed)[state.rows(c.batch_size)]
                for step in range(state.step, c.steps))
