@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'SPACINGS', 'betas_from_alpha_bar', 'cosine_beta_schedule', 'sigmoid_beta_schedule',
-           'exponential_beta_schedule', 'rescale_zero_terminal_snr', 'make_schedule', 'karras_pairs', 'time_pairs']
+           'exponential_beta_schedule', 'rescale_zero_terminal_snr', 'make_schedule', 'time_pairs', 'karras_pairs']
 
 # %% ../nbs/05_schedules.ipynb #1f6d9332
 import math
@@ -38,7 +38,6 @@ def _grid(T: int) -> Tensor:
     T = check_number("T", T, 1, whole=True)
     return torch.arange(T + 1, dtype=torch.float64) / T
 
-# %% ../nbs/05_schedules.ipynb #1f2cdabf
 def cosine_beta_schedule(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """
     Betas for which alpha-bar falls like a squared cosine (equation 5.3): float64 (T,).
@@ -72,7 +71,7 @@ def exponential_beta_schedule(T: int = 1000, start: float = 1e-4, end: float = 0
 # %% ../nbs/05_schedules.ipynb #347933db
 def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     """
-    Shift and stretch sqrt(alpha-bar) so that the last level is pure noise (equation 5.6; Lin et al. 2024, algorithm 1).
+    Shift and stretch sqrt(alpha-bar) so that the last level is pure noise (equation 5.8; Lin et al. 2024, algorithm 1).
 
     `betas`: (T,), as `NoiseSchedule` takes them. Returns float64 (T,) whose last entry is exactly 1. Use it with v- or
     x0-prediction.
@@ -91,46 +90,6 @@ def make_schedule(name: str, T: int = 1000, zero_terminal_snr: bool = False) -> 
     "The `NoiseSchedule` of `T` steps that `name` says, rescaled to end in pure noise where asked."
     betas = SCHEDULES[check_choice("schedule", name, SCHEDULES)](T)
     return NoiseSchedule(rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas)
-
-# %% ../nbs/05_schedules.ipynb #5787929b
-def _quantiles_of_log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
-    "The levels closest to an even division of the log-SNR range, rising."
-    T = schedule.num_timesteps
-    log_snr = schedule.snr(torch.arange(T, device=schedule.betas.device)).log().cpu()
-    pure = [T - 1] if log_snr[-1].isinf() else []  # pure noise has no place on the axis: visited, not counted
-    end, n = T - 1 - len(pure), steps - len(pure)
-    wanted = torch.linspace(log_snr[0], log_snr[end], n) if steps > 1 else log_snr[end:][:n]
-    return (log_snr[None, : end + 1] - wanted[:, None]).abs().argmin(1).tolist() + pure if n else pure
-
-# %% ../nbs/05_schedules.ipynb #005cfbf8
-def _pairs(times: list[int], T: int) -> list[tuple[int, int]]:
-    "The moves down through rising `times` in 0..T-1; times that rounding has put on top of each other move apart."
-    for i in range(1, len(times)):
-        times[i] = max(times[i], times[i - 1] + 1)
-    for i in range(len(times)):
-        times[i] = min(times[i], T - len(times) + i)
-    return list(zip(times[::-1], times[-2::-1] + [-1]))
-
-# %% ../nbs/05_schedules.ipynb #8f164677
-def _karras_levels(schedule: NoiseSchedule, steps: int, exponent: float = 7.0, largest: float = 80.0) -> list[int]:
-    "The levels nearest to the grid of Karras et al. (2022), whose reason is told in chapter 14 (14.10), rising."
-    T = schedule.num_timesteps
-    ratios = schedule.snr(torch.arange(T, device=schedule.betas.device)).cpu().double().rsqrt()
-    low, high = ratios[0].item() ** (1 / exponent), min(ratios[-1].item(), largest) ** (1 / exponent)
-    wanted = torch.linspace(low, high, steps, dtype=torch.float64) ** exponent
-    times = torch.searchsorted((ratios[1:] * ratios[:-1]).sqrt(), wanted)  # the nearest level, in logarithms
-    return times.tolist()[:-1] + [T - 1]
-
-def karras_pairs(schedule: NoiseSchedule, steps: int, exponent: float = 7.0,
-                 largest: float = 80.0) -> list[tuple[int, int]]:
-    """
-    Moves `(t, t_prev)` as in `time_pairs`, at the levels nearest to the grid of Karras et al. (2022) (equation 14.10).
-
-    The first move leaves level T-1; the noise-to-signal ratios of the grid go from `largest`, or from the schedule's
-    own where that is smaller, to the ratio of level 0. `ValueError` where `steps` is not in 1..T.
-    """
-    steps = check_number("steps", steps, 1, schedule.num_timesteps, whole=True)
-    return _pairs(_karras_levels(schedule, steps, exponent, largest), schedule.num_timesteps)
 
 # %% ../nbs/05_schedules.ipynb #c41d7a90
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "logsnr", "karras")
@@ -160,3 +119,43 @@ def time_pairs(T: int, steps: int, spacing: str = "trailing", *,
         "linspace": [round((T - 1) * i / last) for i in places],
         "quadratic": [round((T - 1) * (i / last) ** 2) for i in places],
     }[spacing], T)
+
+# %% ../nbs/05_schedules.ipynb #005cfbf8
+def _pairs(times: list[int], T: int) -> list[tuple[int, int]]:
+    "The moves down through rising `times` in 0..T-1; times that rounding has put on top of each other move apart."
+    for i in range(1, len(times)):
+        times[i] = max(times[i], times[i - 1] + 1)
+    for i in range(len(times)):
+        times[i] = min(times[i], T - len(times) + i)
+    return list(zip(times[::-1], times[-2::-1] + [-1]))
+
+# %% ../nbs/05_schedules.ipynb #5787929b
+def _quantiles_of_log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
+    "The levels closest to an even division of the log-SNR range, rising."
+    T = schedule.num_timesteps
+    log_snr = schedule.snr(torch.arange(T, device=schedule.betas.device)).log().cpu()
+    pure = [T - 1] if log_snr[-1].isinf() else []  # pure noise has no place on the axis: visited, not counted
+    end, n = T - 1 - len(pure), steps - len(pure)
+    wanted = torch.linspace(log_snr[0], log_snr[end], n) if steps > 1 else log_snr[end:][:n]
+    return (log_snr[None, : end + 1] - wanted[:, None]).abs().argmin(1).tolist() + pure if n else pure
+
+# %% ../nbs/05_schedules.ipynb #8f164677
+def _karras_levels(schedule: NoiseSchedule, steps: int, exponent: float = 7.0, largest: float = 80.0) -> list[int]:
+    "The levels nearest to the grid of Karras et al. (2022), whose reason is told in chapter 14 (14.10), rising."
+    T = schedule.num_timesteps
+    ratios = schedule.snr(torch.arange(T, device=schedule.betas.device)).cpu().double().rsqrt()
+    low, high = ratios[0].item() ** (1 / exponent), min(ratios[-1].item(), largest) ** (1 / exponent)
+    wanted = torch.linspace(low, high, steps, dtype=torch.float64) ** exponent
+    times = torch.searchsorted((ratios[1:] * ratios[:-1]).sqrt(), wanted)  # the nearest level, in logarithms
+    return times.tolist()[:-1] + [T - 1]
+
+def karras_pairs(schedule: NoiseSchedule, steps: int, exponent: float = 7.0,
+                 largest: float = 80.0) -> list[tuple[int, int]]:
+    """
+    Moves `(t, t_prev)` as in `time_pairs`, at the levels nearest to the grid of Karras et al. (2022) (equation 14.10).
+
+    The first move leaves level T-1; the noise-to-signal ratios of the grid go from `largest`, or from the schedule's
+    own where that is smaller, to the ratio of level 0. `ValueError` where `steps` is not in 1..T.
+    """
+    steps = check_number("steps", steps, 1, schedule.num_timesteps, whole=True)
+    return _pairs(_karras_levels(schedule, steps, exponent, largest), schedule.num_timesteps)

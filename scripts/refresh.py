@@ -5,7 +5,8 @@
 
 Progress bars are off, warnings on stderr are an error (a reader should not see them), and outputs that only mean
 something with a kernel (widgets) are left out: a static figure stands beside each. Cells that the web pages leave out
-(`#| hide`) are folded, so that JupyterLab shows one line of them. Running it twice changes nothing.
+(`#| hide`) or fold (`#| code-fold: true`) are folded, so that JupyterLab shows one line of them. Running it twice
+changes nothing.
 The entries that the chapters write to the ledger of equations are merged into nbs/appendix/ledger.json, and the
 ledger's own notebook, which prints them, is run last.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from ddpm_course.lib.alt_text import alt_text
 from ddpm_course.lib.ledger import equation_order, find_equations, read_ledger
 
 ROOT = Path(__file__).parent.parent
@@ -47,12 +49,23 @@ def refresh(path: Path) -> None:
             if output.get("name") == "stderr":
                 raise SystemExit(f"{path.name}: a cell wrote to stderr: {output.text[:300]}\n{cell.source[:99]}")
         cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+        keep_alt_text(cell)
         cell.execution_count = None
-        cell.metadata = {"jupyter": {"source_hidden": True}} if has(cell, "#|hide") else {}
+        folded = has(cell, "#|hide") or has(cell, "#|code-fold:true")
+        cell.metadata = {"jupyter": {"source_hidden": True}} if folded else {}
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = None
     nbformat.write(notebook, path)  # the cells are shared with `run`
+
+
+def keep_alt_text(cell) -> None:
+    "The PNG of a figure with its alt text, as web pages and nbconvert want it, in place of PNG and HTML."
+    alt = alt_text(cell.source)
+    for output in cell.outputs:
+        if alt and "image/png" in output.get("data", {}):
+            output.data.pop("text/html", None)
+            output.metadata["image/png"] = output.metadata.get("image/png", {}) | {"alt": alt}
 
 
 def merge_ledger(fresh: Path) -> None:

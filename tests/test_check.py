@@ -163,6 +163,25 @@ def test_a_posterior_variance_may_have_the_shape_that_torch_stretches():
     assert not check.q_posterior(lambda *given: (mine(*given)[0], mine(*given)[1].flatten()))
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_snr_weight_names_the_prediction_that_differs(prediction):
+    def mine(alpha_bar, t, given):
+        return check.snr_weight.reference(alpha_bar, t, given) + 0.25 * (given == prediction)
+    assert check.snr_weight(mine).text.startswith(f"snr_weight: predicting {prediction}: values are off by up to 0.25")
+
+
+@pytest.mark.parametrize("written, words", [
+    ("snr / snr.clamp(max=5) * {'eps': 1, 'x0': snr, 'v': snr / (snr + 1)}[prediction]", "upside down"),
+    ("snr.clamp(max=5) * {'x0': 1, 'eps': snr, 'v': snr + 1}[prediction]", "both are divided"),
+    ("snr.clamp(max=5) * {'x0': 1, 'eps': 1 / snr, 'v': snr / (snr + 1)}[prediction]", "a factor snr too many"),
+    ("snr.clamp(max=5) / {'x0': 1, 'eps': snr, 'v': snr / (snr + 1)}[prediction]", "divided by snr / (snr + 1);"),
+])
+def test_snr_weight_recognises_what_a_reader_wrote(written, words):
+    def mine(alpha_bar, t, prediction):
+        return eval(written, {"snr": alpha_bar[t] / (1 - alpha_bar[t]), "prediction": prediction})
+    assert words in check.snr_weight(mine).mistake
+
+
 def schedule_of(alpha_bar: Tensor) -> forward.NoiseSchedule:
     return forward.NoiseSchedule(1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]).double())
 
@@ -289,13 +308,18 @@ def test_the_answers_follow_from_the_course():
     assert check.answer("01 grey level of 0", data.to_uint8(torch.zeros(1)).item())
     noise = torch.randn(100_000, generator=torch.Generator().manual_seed(0))  # standard error sqrt(2 / n) = 0.0045
     assert check.answer("04 loss of a network that answers 0", noise.square().mean())
+    block = unet.ResBlock(128, 256, 512, dropout=0.1, groups=32)
+    assert check.answer("07 parameters of a residual block", sum(p.numel() for p in block.parameters()))
 
 
 def test_an_unknown_question_is_refused_by_name():
     with pytest.raises(ValueError, match="name is '02 half', expected one of"):
         check.answer("02 half", 3)
-    with pytest.raises(ValueError, match="value is 'half', expected a number"):
-        check.answer("02 steps until half noise", "half")
+
+
+def test_what_is_no_number_is_no_answer():
+    verdict = check.answer("02 steps until half noise", "half")
+    assert not verdict and verdict.text == "02 steps until half noise: value is 'half', expected a number."
 
 
 # ---- progress

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from small_models import (GOOGLE, GOOGLE_SCHEDULER, IN_DIFFUSERS, SMALL, layout_of_2022, random_everywhere, same_model,
                           small_denoiser)
 
-from ddpm_course.ddim import ddim_sample
-from ddpm_course.ddpm import ddpm_sample
+from ddpm_course.ddim import ddim_sample, ddim_steps
+from ddpm_course.ddpm import ddpm_sample, ddpm_steps
+from ddpm_course.exact import GaussianMixture, IdealDenoiser
 from ddpm_course.formats.diffusers import (SCHEDULER_DEFAULTS, UNET_DEFAULTS, scheduler_from_diffusers,
                                            scheduler_to_diffusers)
 from ddpm_course.forward import NoiseSchedule, linear_beta_schedule
@@ -178,6 +179,44 @@ def test_pipelines_draw_our_pictures(prediction, variance, tmp_path):
     to_diffusers(mine, tmp_path)
     theirs = draw(DDPMPipeline.from_pretrained(tmp_path), 4, num_inference_steps=25)
     assert_close(theirs, ddpm_sample(from_diffusers(tmp_path), 4, **seeded()), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize("steps, spacing", [(1000, "leading"), (50, "leading"), (50, "trailing"), (7, "linspace")])
+def test_each_ancestral_step_is_that_of_their_scheduler(steps, spacing, variance):
+    "From our state, with our noise and an ideal answer. Their 1 - alpha_bar is a float32 difference: rough at the end."
+    schedule = NoiseSchedule(linear_beta_schedule())
+    ideal = IdealDenoiser(GaussianMixture([[-1.0, -0.5], [1.0, 0.2]], [0.05, 0.002]), schedule)
+    theirs = DDPMScheduler(trained_betas=schedule.exact_betas.numpy(), clip_sample=False, timestep_spacing=spacing,
+                           variance_type=f"fixed_{variance}")
+    theirs.set_timesteps(steps)
+    walk = list(ddpm_steps(ideal, 50, steps=steps, spacing=spacing, variance=variance, seed=0))
+    assert theirs.timesteps.tolist() == [step.t for step in walk]
+    g = torch.Generator().manual_seed(0)
+    torch.randn(50, 2, generator=g)  # the start
+    after = [step.x_t for step in walk[1:]] + [walk[-1].x0]
+    if spacing == "trailing" and variance == "large":
+        walk, after = walk[:-1], after[:-1]  # where they add noise to the finished image
+    for step, ours in zip(walk, after, strict=True):
+        moved = theirs.step(ideal(step.x_t, step.t).eps, step.t, step.x_t, generator=g).prev_sample
+        assert_close(moved, ours, rtol=0, atol=2e-5 if step.t >= 20 else 3e-4)
+
+
+@pytest.mark.parametrize("steps, spacing, eta", [(1000, "leading", 0.0), (50, "leading", 0.0), (50, "leading", 1.0),
+                                                 (20, "leading", 0.5), (20, "trailing", 0.0), (50, "trailing", 1.0)])
+def test_a_move_of_ddim_is_theirs_where_the_steps_divide_T(steps, spacing, eta):
+    "One step at a time, from one state with one noise; elsewhere their stride is another, which chapter 09 shows."
+    schedule = NoiseSchedule(linear_beta_schedule())
+    ideal = IdealDenoiser(GaussianMixture([[-1.0, -0.5], [1.0, 0.2]], 0.03), schedule)
+    theirs = DDIMScheduler(trained_betas=schedule.exact_betas.numpy(), timestep_spacing=spacing, clip_sample=False)
+    theirs.set_timesteps(steps)
+    walk = list(ddim_steps(ideal, 50, steps=steps, spacing=spacing, eta=eta, seed=0))
+    g = torch.Generator().manual_seed(0)
+    torch.randn(50, 2, generator=g)  # that was the start
+    assert theirs.timesteps.tolist() == [step.t for step in walk]
+    for step, after in zip(walk, [step.x_t for step in walk[1:]] + [walk[-1].x0], strict=True):
+        moved = theirs.step(ideal(step.x_t, step.t).eps, step.t, step.x_t, eta=eta, generator=g).prev_sample
+        assert_close(moved, after, rtol=0, atol=3e-4 if steps == 1000 else 3e-5, check_dtype=False)
 
 
 def test_a_pipeline_stops_at_a_model_with_labels(tmp_path):

@@ -2,6 +2,7 @@
 import html
 import json
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -10,6 +11,7 @@ import sympy
 import torch
 from nbconvert.filters import markdown2html
 
+from ddpm_course.lib import ledger
 from ddpm_course.lib.ledger import (_numbers, allowed_sigmas, equation, equation_order, find_equations, ledger_table,
                                     read_ledger)
 
@@ -175,3 +177,23 @@ def test_every_row_of_the_course_has_four_cells():
     entries = read_ledger(NOTEBOOKS / "appendix" / "ledger.json")
     found = rows(ledger_table(entries, find_equations(NOTEBOOKS)))
     assert len(found) == len(entries) and {len(row) for row in found} == {4}
+
+
+def test_a_symbol_that_the_cell_has_not_called_is_refused_while_calls_are_watched(tmp_path):
+    if not hasattr(ledger.watch_calls.__code__, "co_qualname"):
+        pytest.skip("qualified names of code came with Python 3.11")
+    from IPython.core.interactiveshell import InteractiveShell
+    shell = InteractiveShell()
+    shell.user_ns["folder"] = tmp_path
+    imports = "from ddpm_course.lib import ledger; from ddpm_course.forward import NoiseSchedule; import torch\n"
+    check = """schedule = NoiseSchedule(torch.tensor([0.1, 0.2]))
+with ledger.equation("2.6", "the first level", symbol="forward.NoiseSchedule.{}", folder=folder) as eq:
+    eq.close(schedule.alpha_bar(0), 0.9, rtol=1e-6)"""
+    assert shell.run_cell(imports + check.format("snr")).success  # nobody watches
+    ledger.watch_calls(shell)
+    assert shell.run_cell(check.format("alpha_bar")).success and sys.getprofile() is None
+    refused = shell.run_cell(check.format("snr")).error_in_exec
+    assert isinstance(refused, AssertionError)
+    assert "forward.NoiseSchedule.snr was not called in this cell" in str(refused)
+    elsewhere = "with ledger.equation('2.6', 'x', symbol='forward.NoiseSchedule.alpha_bar', folder=folder) as eq:"
+    assert not shell.run_cell(f"{elsewhere}\n    eq.close(0.9, 0.9, rtol=1e-6)").success  # what another cell has called

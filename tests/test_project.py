@@ -123,7 +123,7 @@ def test_saved_outputs_are_there_and_clean(path):
     outputs = [o for c in code for o in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
     for cell in code:
-        hidden = re.search(r"^#\s*\|\s*hide\s*$", "".join(cell["source"]), re.M) is not None
+        hidden = re.search(r"^#\s*\|\s*(hide|code-fold: true)\s*$", "".join(cell["source"]), re.M) is not None
         assert cell["metadata"] == ({"jupyter": {"source_hidden": True}} if hidden else {}), "run scripts/refresh.py"
     if any("print(" in "".join(c["source"]) for c in code):
         assert outputs, "a reader on a page without a kernel would see nothing; run scripts/refresh.py"

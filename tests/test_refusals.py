@@ -14,7 +14,6 @@ from unittest import mock
 import pytest
 import sympy
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from small_models import (
     GOOGLE,
@@ -27,7 +26,6 @@ from small_models import (
     small_denoiser,
     stand_in_for_the_hub,
 )
-from torch import nn
 
 from ddpm_course.app.checkpoints import resume_from, save_checkpoint
 from ddpm_course.app.cli import main
@@ -365,12 +363,6 @@ def test_unet():
         (strict, (x, t, torch.tensor([0, 5, 10])), ValueError, "expected labels in 0..9"),
     ]:
         refused(lambda: model(*arguments), kind, words)
-
-
-def test_the_naive_network_of_the_unet_chapter():
-    "Its text says that a size which cannot be halved twice ends in a message about tensors."
-    (Naive,) = from_chapter("*_unet.ipynb", "Naive", torch=torch, nn=nn, F=F)
-    refused(lambda: Naive()(torch.zeros(1, 1, 14, 14), torch.tensor([5])), RuntimeError, "must match the size")
 
 
 def test_objective_of_a_network():

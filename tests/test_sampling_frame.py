@@ -149,6 +149,7 @@ def test_where_a_sampler_is_left_it_can_be_taken_up():
 @pytest.mark.parametrize("bad, words", [
     (dict(start=START), r"start is Tensor, expected a pair \(x_t, t\)"),
     (dict(start=(5, START)), r"start is tuple, expected a pair \(x_t, t\)"),
+    (dict(start=(torch.tensor(5), 5)), r"start is tuple, expected a pair \(x_t, t\)"),  # no number of images
     (dict(start=(START, -1)), "the level to start from is -1, expected a whole number from 0 to 999"),
     (dict(start=(START, 1000)), "the level to start from is 1000, expected"),
     (dict(start=(START, 0.5)), "the level to start from is 0.5, expected"),

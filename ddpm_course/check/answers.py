@@ -30,6 +30,16 @@ ANSWERS = {
         1, "the mean square of standard normal noise is its variance", within=0.05,
         mistakes={0: "the answer is 0, but the noise is not; the loss is the mean square of what is missed",
                   0.5: "half is a factor that the loss does not have"}),
+    "07 parameters of a residual block": Answer(
+        1_050_368, "768 in the norms, 885,248 in the convolutions, 131,328 for the time and 33,024 in the shortcut",
+        mistakes={1_017_344: "the number of channels changes: the shortcut has weights too",
+                  1_049_600: "the norms have two numbers a channel",
+                  919_040: "the time has a linear layer of its own, 512 to 256",
+                  1_049_344: "every convolution and the linear layer have a bias for each channel that they give"}),
+    "07 levels until corners see each other": Answer(
+        4, "at the end of the levels the window has a side of 11, 29, 65 and 137, and a corner needs 127",
+        mistakes={3: "65 pixels hold the picture for a pixel in its middle; a corner needs 2 * 63 + 1 = 127",
+                  5: "four are enough: the window has a side of 137 by then"}),
 }
 
 
@@ -37,13 +47,15 @@ def answer(name: str, value: float, *, record: bool = True) -> Verdict:
     """
     Compare the reader's number `value` with the answer to the question `name`, one of `ANSWERS`; print what was found.
 
-    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name,
-    and for what is no number.
+    None, or `...`, is no answer yet. `record`: whether `check.progress()` shall know. `ValueError` for another name.
     """
     right = ANSWERS[check_choice("name", name, ANSWERS)]
     if value is None or value is ...:
         return pronounce(name, False, "not answered yet")
-    value = check_number("value", value)
+    try:
+        value = check_number("value", value)
+    except ValueError as error:
+        return pronounce(name, False, str(error))
     if abs(value - right.value) <= right.within:
         if record:
             remember(name)

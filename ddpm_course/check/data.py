@@ -24,6 +24,10 @@ to_model_range = Exercise(
         "the result lies in [0, 2]: it is scaled, but not centred": lambda images: images.float() / 127.5,
         "the result still lies in [-127.5, 127.5]: it is centred, but not scaled":
             lambda images: images.float() - 127.5,
+        "the result lies in [-0.5, 0.5]: the way from the middle to white is 127.5 grey levels, not 255":
+            lambda images: (images.float() - 127.5) / 255,
+        "a // cuts off the decimals, so that only -1, 0 and 1 are left; use /":
+            (lambda images: images.float() // 127.5 - 1, lambda images: (images // 127.5 - 1).float()),
         "white misses 1 by 1/128: the two ends are 255 grey levels apart, not 256":
             lambda images: images.float() / 128 - 1,
         "a multiplication in uint8 wraps around at 256, so that light greys become dark: make the images float first":

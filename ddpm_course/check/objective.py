@@ -68,21 +68,43 @@ def _for_x0(limited: Callable) -> Callable:
     return _weight_of(lambda snr, prediction: limited(snr) / {"eps": snr, "x0": 1.0, "v": snr + 1}[prediction])
 
 
+def _carried(**factors: Callable) -> Callable:
+    "min(snr, 5) times `factors[prediction](snr)`, and times the right factor where none is given."
+    right = {"eps": lambda snr: 1 / snr, "x0": torch.ones_like, "v": lambda snr: 1 / (snr + 1)}
+    return _weight_of(lambda snr, prediction: snr.clamp(max=5) * (right | factors)[prediction](snr))
+
+
 snr_weight = Exercise(
     "snr_weight", "04", '(alpha_bar, t, prediction), with prediction "eps", "x0" or "v" and gamma = 5',
     reference=_weight,
-    cases=lambda: [(small.alpha_bar(), torch.arange(12), prediction) for prediction in ("eps", "x0", "v")],
+    cases=lambda: [(small.alpha_bar(), torch.arange(12), ("eps", "x0", "v"))],
+    probe=lambda function, alpha_bar, t, predictions: {f"predicting {each}": function(alpha_bar, t, each)
+                                                       for each in predictions},
     mistakes={
         "the clamp is the wrong way round: levels with little noise should count less, so snr is cut off above gamma":
             _for_x0(lambda snr: snr.clamp(min=5)),
+        "the fraction is upside down: for eps it is min(snr, gamma) / snr, which is 1 at most": (
+            _for_x0(lambda snr: snr**2 / snr.clamp(max=5)), _carried(eps=lambda snr: snr / snr.clamp(max=5)**2),
+            _weight_of(lambda snr, p: {"eps": snr, "x0": 1.0, "v": snr + 1}[p] / snr.clamp(max=5))),
         "this is the weight for x0 whatever is predicted; an error of eps or v is a different error of x0":
             _weight_of(lambda snr, prediction: snr.clamp(max=5)),
+        "this is the weight for eps whatever is predicted; for x0 it is min(snr, gamma) itself":
+            _weight_of(lambda snr, prediction: snr.clamp(max=5) / snr),
         "there is no limit here: this is snr weighting, and gamma never enters": _for_x0(lambda snr: snr),
         "the weight for v is divided by snr, as that for eps is; an error of v is one of x0 over sqrt(1 - alpha_bar)":
-            _weight_of(lambda snr, p: snr.clamp(max=5) / (1.0 if p == "x0" else snr)),
+            _carried(v=lambda snr: 1 / snr),
+        "the weight for v has a factor snr too many: snr / (snr + 1) carries a weight over from eps; from x0 divide by "
+        "snr + 1":
+            _carried(v=lambda snr: snr / (snr + 1)),
+        "the weight for v is divided by snr / (snr + 1); a weight of x0 is divided by snr + 1":
+            _carried(v=lambda snr: (snr + 1) / snr),
+        "for v the limit is set on snr + 1; it is set on snr, and the result divided by snr + 1":
+            _carried(v=lambda snr: (snr + 1).clamp(max=5) / (snr + 1) / snr.clamp(max=5)),
         "snr is the ratio of standard deviations here; it is that of powers, alpha_bar / (1 - alpha_bar)":
             lambda ab, t, p: _weight(ab.sqrt() / (ab.sqrt() + (1 - ab).sqrt()), t, p),
         "snr is upside down: signal over noise, alpha_bar / (1 - alpha_bar)": lambda ab, t, p: _weight(1 - ab, t, p),
-        "the weight for eps is multiplied by snr; it is divided": _weight_of(
-            lambda snr, p: snr.clamp(max=5) * {"eps": snr, "x0": 1.0, "v": 1 / (snr + 1)}[p])},
+        "the weights for eps and v are multiplied by snr and snr + 1; both are divided":
+            _carried(eps=lambda snr: snr, v=lambda snr: snr + 1),
+        "the weight for eps is multiplied by snr; it is divided": _carried(eps=lambda snr: snr),
+        "the weight for v is multiplied by snr + 1; it is divided": _carried(v=lambda snr: snr + 1)},
     compared="min(snr, 5) carried over to eps, x0 and v, at 12 levels on both sides of the limit")

@@ -64,8 +64,14 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def refit(images: Tensor, size: int, channels: int) -> Tensor:
-    "A data set in memory, uint8 (N, C, H, W), brought to another size and number of channels."
+def refit(images: Tensor, size: int, channels: int, name: str) -> Tensor:
+    "The data set `name`, uint8 (N, C, H, W) in memory, in another size and, with a warning, number of channels."
+    if (own := images.shape[1]) != channels:
+        warnings.warn(f"channels is {channels}, and {name!r} has {own}: " + (
+            "a model of grey pictures in RGB learns to tint them" if own == 1 else "its colours become grey"),
+            stacklevel=3)
+    if images.shape[1:] == (channels, size, size):
+        return images
     pictures = (Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()) for image in images)
     return torch.from_numpy(np.stack([fit(to_8_bit(picture, channels), size) for picture in pictures]))
 

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -122,18 +123,45 @@ def equation(number: str, claim: str, *, symbol: str = "", folder: str | Path | 
     Check a numbered equation: `with equation("2.6", "one jump equals 500 steps") as eq: eq.close(...)`.
 
     Prints one line, and writes an entry to the chapter's file in `folder`, by default the one that the environment
-    variable DDPM_COURSE_LEDGER names; without either, nothing is written. `AssertionError` where the sides disagree
-    or nothing was compared.
+    variable DDPM_COURSE_LEDGER names; without either, nothing is written. `AssertionError` where the sides disagree,
+    nothing was compared, or `watch_calls` is at work and the cell has not called `symbol`.
     """
     check = Equation(number, claim, symbol)
     yield check
     if not check.comparisons:
         raise AssertionError(f"({number}) {claim}: nothing was compared")
+    name = symbol.removeprefix("lib.").partition(".")[2]  # without its module
+    if name and not name.isupper() and sys.getprofile() is _note and not _was_called(name):
+        raise AssertionError(f"({number}) {claim}: {symbol} was not called in this cell, so nothing was shown about it")
     entry = _entry(check)
     print(f"({number}) {claim}: {_result(entry)}")
     folder = folder or os.environ.get("DDPM_COURSE_LEDGER")
     if folder:
         _write(Path(folder), entry)
+
+
+_called: set[str] = set()  # the qualified names of the functions that the running cell has called
+
+
+def watch_calls(shell) -> None:
+    "From the next cell of this IPython `shell` on, let `equation` refuse a symbol that its cell has not called."
+    def begin(info) -> None:
+        _called.clear()
+        sys.setprofile(_note if "symbol=" in (info.raw_cell or "") else None)
+
+    if hasattr(_note.__code__, "co_qualname"):  # Python 3.11 and later
+        shell.events.register("pre_run_cell", begin)
+        shell.events.register("post_run_cell", lambda result: sys.setprofile(None))
+
+
+def _note(frame, event: str, arg) -> None:
+    if event == "call":
+        _called.add(frame.f_code.co_qualname)
+
+
+def _was_called(name: str) -> bool:
+    "Whether a function, or any method of a class, of this name has run: in the package, or in the chapter itself."
+    return any(called == name or called.startswith(name + ".") for called in _called.copy())
 
 
 def _entry(check: Equation) -> dict:
@@ -205,3 +233,7 @@ def ledger_table(entries: list[dict], places: dict[str, str], base: str = "") ->
         cells = f"[{entry['equation']}]({link})", entry["claim"], symbol, _result(entry)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines)
+
+
+if "DDPM_COURSE_LEDGER" in os.environ and "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
+    watch_calls(shell)  # a run that writes entries

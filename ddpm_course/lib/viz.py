@@ -10,7 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .alt_text import image_with_alt, speak_figures
 from .storage import write_atomic
+
+if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
+    speak_figures(shell)
 
 
 def to_pixels(images: Tensor, range: tuple[float, float] | None = (-1, 1)) -> np.ndarray:
@@ -184,22 +188,23 @@ def with_sliders(draw: Callable, knobs: dict[str, Sequence], start: Sequence, po
                 raise ValueError(f"{name} is {value}, expected one of the {len(values)} values of its slider")
     strip = _strip(draw, positions, size)
     try:
-        from ipywidgets import Image, SelectionSlider, VBox  # sliders come with the extra `course`
+        from ipywidgets import HTML, SelectionSlider, VBox  # sliders come with the extra `course`
     except ImportError:
         return strip
     from IPython.display import display  # ipywidgets needs it too
 
     @cache  # back at an old position, the picture is there at once
-    def frame(*values) -> bytes:
+    def frame(*values) -> str:
         from matplotlib.figure import Figure
         figure = Figure(figsize=[1.6 * inches for inches in size], layout="constrained", facecolor="white")
         draw(figure, *values)
         figure.savefig(buffer := BytesIO(), format="png", dpi=100)
-        return buffer.getvalue()
+        where = ", ".join(f"{name} = {_short(value)}" for name, value in zip(knobs, values))
+        return image_with_alt(buffer.getvalue(), f"The picture at {where}", round(160 * size[0]))
 
     sliders = [SelectionSlider(options=[(_short(v), v) for v in values], value=value, description=name, tooltip=name)
                for value, (name, values) in zip(start, knobs.items())]
-    picture = Image(format="png", value=frame(*start), width=round(160 * size[0]))
+    picture = HTML(frame(*start))
 
     def redraw(change) -> None:
         picture.value = frame(*(slider.value for slider in sliders))
