@@ -61,4 +61,4 @@ def answer(name: str, value: float, *, record: bool = True) -> Verdict:
             remember(name)
         return pronounce(name, True, f"right: {right.because}")
     mistake = right.mistakes.get(value)
-    return pronounce(name, False, mistake or f"{value} is not it", mistake)
+    return pronounce(name, False, mistake or f"{value} is too {'small' if value < right.value else 'large'}", mistake)

@@ -142,7 +142,8 @@ class Exercise:
         found, expected = torch.as_tensor(found).detach().cpu(), torch.as_tensor(expected).detach()
         if found.shape != expected.shape:
             if not (self.stretch and stretches(found, expected)):
-                return f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+                return (f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+                        + ", or one that torch stretches to it" * self.stretch)
             found = found.expand(expected.shape)
         if expected.is_floating_point() and not found.is_floating_point():
             return f"dtype {found.dtype}, expected floating point"

@@ -97,9 +97,9 @@ q_posterior = Exercise(
             _posterior_with(lambda betas, ab, t: (betas[t], 1 - betas[t], _previous(1 - betas, t))),
         "variance and mean are exchanged; expected the mean first":
             lambda *given: _posterior(*given)[::-1],
-        "the weight of x_t in the mean lacks its factor, the root of alpha of this step":
-            lambda x0, x_t, t, betas: (_posterior(x0, x_t / whole((1 - betas[t]).sqrt()), t, betas)[0],
-                                       _posterior(x0, x_t, t, betas)[1]),
+        "the weight of x_t in the mean has the factor sqrt(alpha) of this step, and the root belongs to it":
+            tuple(lambda x0, x_t, t, betas, p=p: (_posterior(x0, x_t * whole((1 - betas[t]) ** p), t, betas)[0],
+                                                  _posterior(x0, x_t, t, betas)[1]) for p in (-0.5, 0.5)),
         "the weight of x0 in the mean lacks its factor, the root of the previous alpha_bar":
             lambda x0, x_t, t, betas: (_posterior(x0 / whole(_levels(betas, t)[2].sqrt()), x_t, t, betas)[0],
                                        _posterior(x0, x_t, t, betas)[1]),
