@@ -101,9 +101,9 @@ def nearest_neighbours(queries: Tensor, references: Tensor) -> tuple[Tensor, Ten
     check_shape("references", references, ("m", *queries.shape[1:]))
     if not len(queries) or not len(references):
         raise ValueError(f"queries hold {len(queries)} and references {len(references)}, expected one or more of each")
-    known = references.flatten(1).float()
-    found = [torch.cdist(x, known).min(1) for x in queries.flatten(1).float().split(500)]
-    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+    asked, known = queries.flatten(1).float(), references.flatten(1).float()
+    index = torch.cat([torch.cdist(x, known).argmin(1) for x in asked.split(500)])
+    return (asked - known[index]).norm(dim=1), index  # anew: cdist is fast, and says about 0.02 where images are equal
 
 # %% ../nbs/12_evaluation.ipynb #l12-x-pair
 def _check_pair(a: Tensor, b: Tensor, names: tuple[str, str], smallest: int, same: bool = False) -> list[Tensor]:

@@ -108,6 +108,7 @@ def test_evaluating_changes_nothing_that_is_trained_and_a_run_goes_on_to_the_bit
     again = train(dataclasses.replace(c, resume=True), progress=False)
     assert all(torch.equal(tensor, whole[k]) for k, tensor in tensors(again.folder).items())
     assert [row.get("frechet") for row in again.metrics] == [row.get("frechet") for row in run.metrics]
+    assert train(dataclasses.replace(c, resume=True, evaluate_every=0), progress=False).finished  # free to change
 
 
 def test_the_distance_stands_beside_the_validation_loss_where_both_are_due(tmp_path):
