@@ -37,9 +37,7 @@ class DigitNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.decide(F.relu(self.features(x)))
 
-# %% ../nbs/12_evaluation.ipynb #l12-x-features
-DIGITS_1 = "e4b455318f2c8aceb29b932104ebe79064bc0b98de1aca0a7f8fa5e5f4570c64"  # sha256 of the weights
-
+# %% ../nbs/12_evaluation.ipynb #l12-x-check
 def _check_digits(images: Tensor) -> Tensor:
     "Images that the network knows, or `ValueError`: a score of images in another range would look like any other."
     check_shape("images", images, ("B", 1, 28, 28))
@@ -56,6 +54,9 @@ def _check_digits(images: Tensor) -> Tensor:
         raise ValueError(f"images hold values from {low:.4g} to {high:.4g}{seems if low >= 0 else ''}; expected the "
                          f"range [-1, 1], in which a dark background is -1")
     return images
+
+# %% ../nbs/12_evaluation.ipynb #l12-x-features
+DIGITS_1 = "e4b455318f2c8aceb29b932104ebe79064bc0b98de1aca0a7f8fa5e5f4570c64"  # sha256 of the weights
 
 class DigitFeatures:
     """
@@ -84,7 +85,7 @@ class DigitFeatures:
         return torch.cat([part(x.to(self.device, torch.float32)).cpu() for x in _check_digits(images).split(500)])
 
     def features(self, images: Tensor) -> Tensor:
-        "What the network sees in an image, of variance about 1 over digits: (B, 1, 28, 28) in [-1, 1] -> float32 (B, 64)."
+        "What the network sees in an image, with variance about 1: (B, 1, 28, 28) in [-1, 1] -> float32 (B, 64)."
         return self._through(self.network.features, images)
 
     def confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
