@@ -5,7 +5,8 @@
 
 Each variant differs from the defaults in the fields named. All get the same time, because time is what a reader spends;
 the learning rate falls over the same share of it. 256 digits are drawn from the averaged weights (DDIM, 50 steps, the
-same noise) and shown to the digit classifier. Results are appended to benchmarks/results/recipe_search.jsonl.
+same noise) and shown to the network that judges digits (chapter 12). Results are appended to
+benchmarks/results/recipe_search.jsonl.
 """
 import argparse
 import dataclasses
@@ -15,12 +16,12 @@ import time
 from pathlib import Path
 
 import torch
-from digit_classifier import load, summary
 
 from ddpm_course.app.config import TrainConfig
 from ddpm_course.app.run import new_state
 from ddpm_course.data import load_digits
 from ddpm_course.ddim import ddim_sample
+from ddpm_course.evaluation import DigitFeatures
 from ddpm_course.training import batch_index, train_step
 
 RESULTS = Path(__file__).parent / "results" / "recipe_search.jsonl"
@@ -43,7 +44,7 @@ VARIANTS = {
 }
 
 
-def run(name: str, seconds: float) -> dict:
+def run(name: str, seconds: float, judge: DigitFeatures) -> dict:
     config = TrainConfig(**VARIANTS[name])
     data = load_digits("train")
     state = new_state(config, None if config.conditional is False else 10)
@@ -58,10 +59,10 @@ def run(name: str, seconds: float) -> dict:
     row = {"variant": name, "seconds": seconds, "steps": state.step, "images": state.step * config.batch_size,
            "parameters": sum(p.numel() for p in state.denoiser.model.parameters()), "loss": sum(losses[-200:]) / 200}
     for eta in (0.0, 1.0):
-        made = summary(ddim_sample(state.averaged, 256, steps=50, seed=1, eta=eta, y=y, progress=False))
-        row[f"confident, eta {eta:.0f}"] = round(made["confident"], 4)
-    return row | {"threads": torch.get_num_threads(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
-                  "processor": platform.machine()}
+        images = ddim_sample(state.averaged, 256, steps=50, seed=1, eta=eta, y=y, progress=False)
+        row[f"confident, eta {eta:.0f}"] = round((judge.confidence(images)[0] >= 0.9).double().mean().item(), 4)
+    return row | {"judge": str(judge), "threads": torch.get_num_threads(), "torch": torch.__version__,
+                  "date": time.strftime("%Y-%m-%d"), "processor": platform.machine()}
 
 
 def main() -> None:
@@ -69,10 +70,10 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"some of: {', '.join(VARIANTS)}")
     parser.add_argument("--seconds", type=float, default=200)
     args = parser.parse_args()
-    load()  # train the judge before any clock runs
+    judge = DigitFeatures()
     RESULTS.parent.mkdir(exist_ok=True)
     for name in args.variants or VARIANTS:
-        row = run(name, args.seconds)
+        row = run(name, args.seconds, judge)
         print(json.dumps(row), flush=True)
         with open(RESULTS, "a") as file:
             file.write(json.dumps(row) + "\n")

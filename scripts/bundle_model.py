@@ -2,24 +2,21 @@
 
     python scripts/bundle_model.py runs/box --hours 1.2 --machine "2 CPU cores"
 
-The quality row of the card is measured here: how sure benchmarks/digit_classifier.py is of 1,000 samples.
+The quality row of the card is measured here: how sure the network that judges digits (chapter 12) is of 1,000 samples.
 """
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
+from ddpm_course.data import load_digits
+from ddpm_course.ddim import ddim_sample
+from ddpm_course.evaluation import DigitFeatures
+from ddpm_course.formats.model_folder import checkpoints
+from ddpm_course.hub import load_pretrained, save_pretrained
+from ddpm_course.lib.storage import MANIFEST, read_json
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from digit_classifier import summary  # noqa: E402
-
-from ddpm_course.data import load_digits  # noqa: E402
-from ddpm_course.ddim import ddim_sample  # noqa: E402
-from ddpm_course.formats.model_folder import checkpoints  # noqa: E402
-from ddpm_course.hub import load_pretrained, save_pretrained  # noqa: E402
-from ddpm_course.lib.storage import MANIFEST, read_json  # noqa: E402
 
 
 def main() -> None:
@@ -35,17 +32,18 @@ def main() -> None:
     config, denoiser = training["config"], load_pretrained(args.run)
     n, y = 1000, torch.arange(250) % 10
     drawn = [ddim_sample(denoiser, 250, steps=50, y=y, seed=s, progress=False) for s in range(4)]
-    made, real = summary(torch.cat(drawn)), summary(load_digits("test").batch(torch.arange(2000))[0])
-    error = (made["confident"] * (1 - made["confident"]) / n) ** 0.5
+    judge, held_out = DigitFeatures(), load_digits("test").batch(torch.arange(2000))[0]
+    made, real = ((judge.confidence(x)[0] >= 0.9).double().mean().item() for x in (torch.cat(drawn), held_out))
+    error = (made * (1 - made) / n) ** 0.5
     facts = {
         "data": {"mnist": "MNIST's 60,000 training digits, grey, 28 x 28, in [-1, 1] (LeCun, Cortes, Burges; "
                           "CC BY-SA 3.0)"}.get(config["data"], config["data"]),
         "training": f"{training['step']:,} updates of {config['batch_size']} images, {args.hours} hours on "
                     f"{args.machine}, {args.date}; seed {config['seed']}, learning rate {config['lr']}, "
                     f"EMA {config['ema']}, label dropout {config['label_dropout']}",
-        "samples": f"of {n:,} drawn by class with DDIM in 50 steps (seeds 0 to 3), {made['confident']:.1%} +- "
-                   f"{error:.1%} (one standard error) are given a confidence of 0.9 or more by a digit classifier; "
-                   f"of 2,000 held-out real digits {real['confident']:.1%}",
+        "samples": f"of {n:,} drawn by class with DDIM in 50 steps (seeds 0 to 3), {made:.1%} +- {error:.1%} (one "
+                   f"standard error) are given a confidence of 0.9 or more by the judge {judge}; of 2,000 held-out "
+                   f"real digits {real:.1%}",
         "limits": "draws digits in the style of MNIST and nothing else; folded pixels (patch_size 2) cannot be "
                   "expressed in diffusers",
         "licence of the weights": "Apache-2.0",

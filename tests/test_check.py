@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_course import check, data, ddim, ddpm, embedding, exact, forward, guidance, likelihood, objective, schedules
-from ddpm_course import solvers, unet
+from ddpm_course import check, data, ddim, ddpm, embedding, evaluation, exact, forward, guidance, likelihood
+from ddpm_course import objective, schedules, solvers, unet
 from ddpm_course.check import small, whole
 from ddpm_course.check.answers import ANSWERS
 from ddpm_course.check.ddpm import _large, _small, _walk
@@ -237,6 +237,7 @@ COURSE = {
     "guided": course_guided,
     "discretized_log_prob": lambda mean, std, x: likelihood.discretized_log_prob(forward.Gaussian(mean, std**2), x),
     "dpmpp_move": course_dpmpp_move,
+    "frechet_distance": evaluation.frechet_distance,
     "to_model_range": data.to_model_range,
     "q_sample": lambda x0, t, noise, alpha_bar: schedule_of(alpha_bar).q_sample(x0, t, noise),
     "q_posterior": course_posterior,

@@ -93,7 +93,7 @@ def test_the_commands_are_listed_where_help_is_asked_for_or_none_of_them_is_give
     assert main(args) == code
     told = capsys.readouterr()
     usage, silent = (told.out, told.err) if code == 0 else (told.err, told.out)
-    assert usage.startswith("usage: ddpm_course {train,sample,info}") and not silent
+    assert usage.startswith("usage: ddpm_course {train,sample,info,evaluate}") and not silent
     assert usage.endswith("did you mean train?\n") == (args == ["tarin"])
 
 

@@ -7,6 +7,8 @@ from torch import nn
 
 from ddpm_course import ddim, ddpm, solvers
 from ddpm_course.ddim import ddim_invert
+from ddpm_course.evaluation import (DigitFeatures, all_scores, copied, frechet_distance, kernel_distance,
+                                    nearest_neighbours, precision_recall, standard_error)
 from ddpm_course.exact import GaussianMixture, IdealDenoiser
 from ddpm_course.forward import Denoised, Gaussian, NoiseSchedule, linear_beta_schedule
 from ddpm_course.guidance import with_guidance
@@ -52,6 +54,16 @@ def signature(function):
     (time_pairs, "(T, steps, spacing='trailing', *, schedule=None)"),
     (ddim_invert, "(denoiser, x0, *, steps=None, progress=True, **options)"),
     (with_guidance, "(denoiser, scale, rescale=0.0)"),
+    (frechet_distance, "(features_a, features_b)"),
+    (kernel_distance, "(features_a, features_b)"),
+    (precision_recall, "(real, generated, k=3)"),
+    (standard_error, "(score, *sets, draws=40, seed=0)"),
+    (all_scores, "(real, generated, *, draws=20, seed=0)"),
+    (nearest_neighbours, "(queries, references)"),
+    (copied, "(generated, held_out, training)"),
+    (DigitFeatures, "(device='cpu')"),
+    (DigitFeatures.features, "(self, images)"),
+    (DigitFeatures.confidence, "(self, images)"),
     (ddpm.Sampling, "(denoiser, noise_or_n=None, *, steps=None, spacing='trailing', pairs=None, start=None, y=None, "
                     "seed=None, seeds=None, generator=None, clip='denoiser', progress=False)"),
     *((getattr(module, f"{name}_sample"), "(denoiser, noise_or_n=None, *, steps=None, progress=True, **options)")

@@ -13,11 +13,12 @@ from .config import RECIPES, TrainConfig
 from .options import CONFIGS, did_you_mean, read_options, saved_config
 from .terminal import open_missing_streams, say
 
-USAGE = """usage: ddpm_course {train,sample,info} [options]
+USAGE = """usage: ddpm_course {train,sample,info,evaluate} [options]
 
-  train    train a diffusion model on images and leave a run folder
-  sample   draw images with a trained model
-  info     say what a run was trained on and where it stands, or what a model is
+  train     train a diffusion model on images and leave a run folder
+  sample    draw images with a trained model
+  info      say what a run was trained on and where it stands, or what a model is
+  evaluate  say how good a model's images are, with intervals, beside real ones
 
 `ddpm_course train --help` explains every option. `ddpm_course train --config FILE` takes options from a JSON file, such
 as the config.json of a run; what is said on the command line comes on top. `ddpm_course --version` says the version."""

@@ -1,4 +1,4 @@
-"""What the commands `train`, `sample` and `info` do. Each answers with an exit code and the lines to say about it."""
+"""What the commands of the program do. Each answers with an exit code and the lines to say about it."""
 import os
 import sys
 from collections.abc import Iterator
@@ -11,16 +11,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..ddim import ddim_steps
+from ..evaluation import DigitFeatures
 from ..formats.model_card import readable
 from ..formats.model_folder import checkpoints, describe
 from ..hub import load_pretrained
 from ..lib import viz
-from ..lib.storage import MANIFEST, read_json
+from ..lib.arguments import check_number
+from ..lib.storage import MANIFEST, read_json, write_json
 from ..objective import Denoiser
 from .checkpoints import best_checkpoint, is_whole
 from .config import TrainConfig
+from .evaluation import DIGITS, FEWEST, beside_neighbours, evaluate, lines, real_images
 from .images import DATA
-from .options import InfoConfig, SampleConfig, did_you_mean, saved_config
+from .options import EvaluateConfig, InfoConfig, SampleConfig, did_you_mean, saved_config
 from .processes import pick_device
 from .run import guided, read_metrics, train
 
@@ -82,7 +85,7 @@ def _check_target(c: SampleConfig, shape: tuple[int, ...]) -> Path:
     return out
 
 
-def drawn(denoiser: Denoiser, c: SampleConfig, labels: list[int] | None) -> Iterator[Tensor]:
+def drawn(denoiser: Denoiser, c: SampleConfig | EvaluateConfig, labels: list[int] | None) -> Iterator[Tensor]:
     "The images that are asked for, a batch at a time, behind one progress bar. Labels are drawn in turn."
     generator = torch.Generator(denoiser.schedule.betas.device).manual_seed(c.seed)
     denoiser = guided(denoiser, c.guidance)
@@ -107,13 +110,18 @@ def save_each(batches: Iterator[Tensor], folder: Path, range: tuple[float, float
             number += 1
 
 
-def sample_command(c: SampleConfig) -> tuple[int, str]:
-    "Draw images and save them."
+def _newest(c: SampleConfig | EvaluateConfig) -> Denoiser:
+    "The model of the newest checkpoint that is whole, or of the model's folder or name."
     there = checkpoints(c.run)  # none where the run is a model's folder or name
     whole = next((p for p in there if is_whole(p)), None)
     if whole and whole != there[0]:
         print(f"checkpoint {there[0].name} is damaged; drawing from {whole.name}", file=sys.stderr)
-    denoiser = load_pretrained(whole or c.run, device=pick_device(c.device))
+    return load_pretrained(whole or c.run, device=pick_device(c.device))
+
+
+def sample_command(c: SampleConfig) -> tuple[int, str]:
+    "Draw images and save them."
+    denoiser = _newest(c)
     labels = labels_of(c.y, denoiser.model.config.num_classes, denoiser.classes)
     out = _check_target(c, denoiser.shape)
     if c.each:
@@ -193,4 +201,29 @@ def info_command(c: InfoConfig) -> tuple[int, str]:
     return 0, "\n".join(f"{name:12s} {text}" for name, text in lines.items())
 
 
-COMMANDS = {"train": train_command, "sample": sample_command, "info": info_command}
+def evaluate_command(c: EvaluateConfig) -> tuple[int, str]:
+    "Draw images, say how good they are, and write that as JSON, with a picture of those nearest to training images."
+    out = Path(c.out)
+    if not out.resolve().parent.is_dir():
+        raise ValueError(f"out is {c.out!r}, expected a name in a folder that exists")
+    denoiser = _newest(c)
+    data, held_out, training = real_images(c.run, denoiser.shape, c.data)
+    judge = DigitFeatures() if data in DIGITS else None
+    if judge:
+        check_number("n", c.n, FEWEST, min(len(held_out), len(training)), whole=True)
+    images = torch.cat(list(drawn(denoiser, c, labels_of(None, denoiser.model.config.num_classes, None)))).cpu()
+    table = evaluate(images, held_out, training, judge)
+    about = {"model": c.run, "data": data, "judge": judge and str(judge), "n": c.n, "steps": c.steps, "eta": c.eta,
+             "guidance": c.guidance, "seed": c.seed, "held_out": len(held_out), "training": len(training)}
+    scores = {name: {who: score._asdict() for who, score in zip(("samples", "real"), row)}
+              for name, row in table.items()}
+    write_json(out.with_name(out.name + ".json"), {**about, "scores": scores})
+    viz.save_grid(beside_neighbours(images, training), out.with_name(out.name + ".png"), columns=8)
+    told = [f"{c.n} images of {c.run} in {c.steps} steps beside real ones of {data}; ± is 1.96 standard errors",
+            f"judge: {judge}" if judge else f"no judge knows the images of {data}, so only distances of pixels are "
+            f"told; with features of your own, ddpm_course.evaluation.all_scores tells the rest", *lines(table),
+            f"{out}.json holds the numbers, {out}.png the samples nearest to training images, and those under each row"]
+    return 0, "\n".join(told)
+
+
+COMMANDS = {"train": train_command, "sample": sample_command, "info": info_command, "evaluate": evaluate_command}

@@ -59,6 +59,7 @@ class TrainConfig:
     save_every: int = 1000  # Updates from one checkpoint to the next.
     keep: int = 2  # Newest checkpoints kept, 2 or more; the one with the lowest validation loss is kept besides.
     validation: int = 512  # Held-out images on which the loss is measured at each checkpoint; 0 for none.
+    evaluate_every: int = 0  # Updates from one Frechet distance of 200 samples to the next, for digits; 0 for none.
     previews: int = 16  # Images drawn at each checkpoint; 0 for none.
     samples: int = 64  # Images in samples.png at the end.
     sample_steps: int = 50  # Steps of the sampler for them.
@@ -83,7 +84,7 @@ RECIPES = {  # what the program trains with where nothing else is said; benchmar
 RANGES = {name: limits for names, limits in (  # other numbers are checked where they are used
     ("image_size patch_size steps batch_size accumulate num_timesteps log_every save_every samples sample_steps",
      {"low": 1}),
-    ("warmup validation previews memory workers", {"low": 0}),
+    ("warmup validation evaluate_every previews memory workers", {"low": 0}),
     ("lr grad_clip", {"low": 0, "above": True}),
     ("decay label_dropout max_skipped", {"low": 0, "high": 1}),
     ("ema holdout", {"low": 0, "high": 1, "below": True}),
@@ -126,8 +127,8 @@ def architecture(c: TrainConfig, num_classes: int | None):
 
 
 FREE_TO_CHANGE = {"data", "out", "resume", "device", "accumulate", "compile", "memory", "workers", "download",
-                  "max_skipped", "steps", "log_every", "save_every", "keep", "previews", "samples", "sample_steps",
-                  "guidance", "tracker"}  # of data the fingerprint decides, and steps may be added
+                  "max_skipped", "steps", "log_every", "save_every", "keep", "evaluate_every", "previews", "samples",
+                  "sample_steps", "guidance", "tracker"}  # of data the fingerprint decides, and steps may be added
 
 
 def without_folders(config: dict) -> dict:

@@ -39,7 +39,27 @@ class InfoConfig:
     run: str  # A run folder, a model folder, or the name of a bundled model such as digits.
 
 
-CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "info": InfoConfig}
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    "Say how good a model's images are: print scores with intervals beside those of real images, write them as JSON."
+    run: str  # A run folder, a model folder, or the name of a bundled model such as digits.
+    data: str | None = None  # The real images: a set or a folder; None: those the run was trained on.
+    n: int = 1000  # How many images to draw; scores compare only at the same number.
+    guidance: float = 1.0  # How strictly labels are followed: 1 as learned.
+    out: str = "evaluation"  # The files to write, OUT.json and OUT.png with the nearest training images.
+    seed: int = 0  # The same seed gives the same images.
+    steps: int = 50  # Calls of the network for each.
+    eta: float = 0.0  # Share of fresh noise in each step, from 0 (DDIM) to 1 (DDPM).
+    batch_size: int = 64  # Images drawn at a time, to save memory.
+    device: str = "auto"  # auto, cpu, cuda, mps, or a device such as cuda:1.
+
+    def __post_init__(self):
+        for name in ("n", "steps", "batch_size"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
+
+
+CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "info": InfoConfig, "evaluate": EvaluateConfig}
 
 GROUPS = {  # of `ddpm_course train --help`: each field of TrainConfig stands in one of them
     "the ten that matter": "data out steps image_size channels batch_size base_channels lr device resume",
@@ -47,7 +67,8 @@ GROUPS = {  # of `ddpm_course train --help`: each field of TrainConfig stands in
     "network": "channel_mults num_res_blocks attention_resolutions heads groups dropout patch_size conditional init",
     "diffusion": "prediction schedule num_timesteps weighting label_dropout",
     "updates of the weights": "warmup decay grad_clip ema accumulate precision compile seed",
-    "what is written": "log_every save_every keep validation previews samples sample_steps guidance tracker"}
+    "what is written": "log_every save_every keep validation evaluate_every previews samples sample_steps guidance "
+                       "tracker"}
 
 NUMBERS = {int: ("N", "a whole number"), float: ("X", "a number")}
 

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..data import to_uint8
 from ..ddim import ddim_steps
 from ..ddpm import Step
+from ..evaluation import DigitFeatures
 from ..formats.model_card import readable
 from ..formats.model_folder import checkpoints
 from ..guidance import with_guidance
@@ -32,6 +33,7 @@ from ..training import TrainState, class_count, learning_rate, seed_of, training
 from ..unet import UNet
 from .checkpoints import resume_from, save_checkpoint
 from .config import TrainConfig, architecture, check_same, without_folders
+from .evaluation import DIGITS, LOGGED, logged_scores
 from .images import DATA, check_images, describe_data, is_folder, load_data
 from .processes import (HOLDER, LOCK, fetched, interruptible, locked, make_accelerator, pick_device, read_once,
                         safe_workers, stop_now)
@@ -179,6 +181,10 @@ def _begin(c: TrainConfig, own_data: Dataset | None, model: nn.Module | None) ->
     data, held_out = read_once(accelerator, load) if own_data is None else load()
     if c.conditional and data.classes is None:
         raise ValueError(f"conditional is True, expected a data set with classes; {c.data!r} has none")
+    if c.evaluate_every and (own_data is not None or c.data not in DIGITS or held_out is None
+                             or (c.channels, c.image_size) != (1, 28) or len(held_out) < 2 * LOGGED):
+        raise ValueError(f"evaluate_every is {c.evaluate_every}, expected 0 for images that are no digits of 28 x 28 "
+                         f"pixels, or where none are held out: no judge knows them")
     state = new_state(c, None if c.conditional is False else data.classes, model)
     described = describe_data(data, held_out, own_data is not None)
     if noted:
@@ -235,6 +241,7 @@ def train(config: TrainConfig, *, data: Dataset | None = None, model: nn.Module 
 
 def _train(c: TrainConfig, state: TrainState, data, held_out, progress: bool) -> Run:
     stopped_by, hidden = 0, not progress or state.rank > 0 or sys.stderr is None
+    judge = DigitFeatures() if c.evaluate_every and state.rank == 0 else None
     bar = tqdm(total=c.steps, initial=state.step, disable=hidden, unit="step")
     metrics = _Metrics(state, c, bar)
     try:
@@ -244,10 +251,15 @@ def _train(c: TrainConfig, state: TrainState, data, held_out, progress: bool) ->
                 bar.update()
                 at_line = step % c.log_every == 0 or step == c.steps
                 stopped_by = stop_now(received, state, at_line)
+                scores, began = {}, time.perf_counter()
+                if judge and not stopped_by and step % c.evaluate_every == 0:
+                    with _optional("an evaluation"):
+                        scores = logged_scores(state.averaged, held_out, c.seed, judge)
+                    metrics.clock += time.perf_counter() - began  # this is no training
                 if step == c.steps or step % c.save_every == 0:
-                    _checkpoint(state, c, metrics, held_out)
-                elif stopped_by or at_line:
-                    metrics.write({})
+                    _checkpoint(state, c, metrics, held_out, scores)
+                elif stopped_by or at_line or scores:
+                    metrics.write(scores)
                     if stopped_by and state.rank == 0:
                         save_checkpoint(state, c)  # and nothing more: who sends SIGTERM may not wait for long
                 if stopped_by:
@@ -263,13 +275,13 @@ def _train(c: TrainConfig, state: TrainState, data, held_out, progress: bool) ->
     return run
 
 
-def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_out) -> None:
-    "Measure, write a line, save, and draw a few images from the same noise each time."
+def _checkpoint(state: TrainState, config: TrainConfig, metrics: _Metrics, held_out, scores: dict) -> None:
+    "Measure, write a line with `scores` besides, save, and draw a few images from the same noise each time."
     loss = validation_loss(state.averaged, held_out, config) if held_out is not None and config.validation else None
     if loss is not None and not np.isfinite(loss):
         raise FloatingPointError(f"the validation loss is {loss} after step {state.step - 1}, with learning rate "
                                  f"{metrics.rate():.3g}; no checkpoint was written: try a lower lr")
-    metrics.write({} if loss is None else {"validation_loss": loss})
+    metrics.write(scores if loss is None else {"validation_loss": loss, **scores})
     if state.rank == 0:
         save_checkpoint(state, config, loss)
     if state.rank == 0 and config.previews and state.step < config.steps:

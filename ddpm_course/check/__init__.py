@@ -5,6 +5,7 @@ from .data import to_model_range as to_model_range
 from .ddim import ddim_move as ddim_move
 from .ddpm import ddpm_sample as ddpm_sample
 from .embedding import time_embedding as time_embedding
+from .evaluation import frechet_distance as frechet_distance
 from .exact import two_points as two_points
 from .exercise import Exercise as Exercise, Verdict as Verdict
 from .forward import q_posterior as q_posterior, q_sample as q_sample

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from ..data import load_digits
 from ..ddim import ddim_sample
+from ..evaluation import DigitFeatures
 from ..hub import load_pretrained
 from ..lib.arguments import check_number
 from ..lib.viz import save_grid, show_images
@@ -36,7 +37,7 @@ def my_ddpm(file: str | Path = "my_ddpm.py", *, train: bool = True, updates: int
     `train_step`; drawing, 50 steps of its `ddim_move`, or else its `ddpm_sample`. The course adds what chapters 08 and
     10 do: a learning rate that rises and falls, averaged weights, and estimates that stay in [-1, 1]. The picture lies
     beside the file, the reader's digits on its left and the course's on its right. `train=False`: only check.
-    `judge`: how sure it is, 0 to 1 each, that images (B, 1, 28, 28) are digits.
+    `judge`: how sure it is, 0 to 1 each, that images (B, 1, 28, 28) are digits; None for that of chapter 12.
     """
     updates = check_number("updates", updates, 1, whole=True)
     file = Path(file)
@@ -64,6 +65,7 @@ def my_ddpm(file: str | Path = "my_ddpm.py", *, train: bool = True, updates: int
             images = _draw(module, model)
     except Exception as stopped:
         return _say(False, where_it_stopped(stopped, str(file)))
+    judge = judge or (lambda images: DigitFeatures().confidence(images)[0])
     return _show(images, losses, file.with_suffix(".png"), judge, record and not missing)
 
 
@@ -111,7 +113,7 @@ def _draw(module: ModuleType, model: torch.nn.Module) -> Tensor:
     return x
 
 
-def _show(images: Tensor, losses: list[float], picture: Path, judge: Callable | None, record: bool) -> Verdict:
+def _show(images: Tensor, losses: list[float], picture: Path, judge: Callable, record: bool) -> Verdict:
     "The picture, and the verdict on it."
     last = losses[-len(losses) // 10:]
     if not (images.isfinite().all() and torch.tensor(last).isfinite().all()):
@@ -122,10 +124,8 @@ def _show(images: Tensor, losses: list[float], picture: Path, judge: Callable | 
     show_images(both, columns=16, size=0.45)
     if record:
         remember("my_ddpm")
-    sure = ""
-    if judge is not None:
-        counts = [int((judge(each) >= 0.9).sum()) for each in (images, course)]
-        sure = "; the judge is sure of {} of your 64 digits, and of {} of the course's".format(*counts)
+    counts = [int((judge(each) >= 0.9).sum()) for each in (images, course)]
+    sure = "; the judge is sure of {} of your 64 digits, and of {} of the course's".format(*counts)
     return _say(True, f"right: all pieces fit together. {len(losses)} updates, loss {sum(last) / len(last):.4f} at the "
                       f"end; {picture} shows your digits on the left, the course's on the right{sure}")
 
