@@ -94,7 +94,7 @@ def clipping(clip, denoiser: AnyDenoiser) -> Callable[[Tensor], Tensor] | None:
     The function that clips an estimate of x0, or None for no clipping.
 
     `clip`: "denoiser" for the range of images that the denoiser names, None, a pair (low, high), or your own function
-    of x0 (B, ...), such as dynamic thresholding. `ValueError` for anything else.
+    of x0 (B, ...). `ValueError` for anything else.
     """
     clip = denoiser.clip if isinstance(clip, str) and clip == "denoiser" else clip
     if clip is None or callable(clip):
@@ -183,7 +183,7 @@ class Sampling:
 
     def estimate(self, x: Tensor, t: int) -> Denoised:
         "The denoiser's answer, finite and in the dtype of `x`; x0 clipped, and eps moved along (8.5)."
-        extra = {"x0_prev": self.x0} if self.self_conditioning else {}
+        extra = {"x0_prev": self.x0} if self.self_conditioning else {}  # such a network sees its last estimate too
         x0, eps = (part.to(x.dtype) for part in self.denoiser(x, t, self.y, **extra))
         if not math.isfinite(x0.sum().item()):
             raise FloatingPointError(f"the model's answer at t = {t} holds NaN or infinite values; sampling stopped")
