@@ -1,6 +1,7 @@
 """What looks at the reader's code: a stub is refused politely, a right answer passes, a likely mistake is named."""
 import inspect
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,6 +117,40 @@ def test_an_exception_in_a_class_is_shown_with_its_line_too():
             return x + emb  # here
     text = check.ResBlock(Stops).text
     assert "stopped with RuntimeError" in text and text.endswith("of your code: return x + emb  # here")
+
+
+class OwnBlock(torch.nn.Module):
+    "A right block in another hand: halves in a row, activations that work in place, dropout; parts may be exchanged."
+    def __init__(self, in_channels, out_channels, emb_dim, norm=partial(torch.nn.GroupNorm, 32), activation=None,
+                 conv=torch.nn.Conv2d, factor=1):
+        super().__init__()
+        self.activation, self.factor = activation or torch.nn.SiLU(inplace=True), factor
+        half = lambda first, *more: torch.nn.Sequential(norm(first), self.activation, *more,
+                                                        conv(first, out_channels, 3, padding=1))
+        self.halves = torch.nn.ModuleList([half(in_channels), half(out_channels, torch.nn.Dropout(0.5))])
+        self.time = torch.nn.Linear(emb_dim, out_channels)
+        self.beside = torch.nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        for part in self.halves[1][-1].parameters():
+            torch.nn.init.zeros_(part)
+
+    def forward(self, x, emb):
+        beside = self.beside(x) if self.beside else x
+        return beside + self.factor * self.halves[1](self.halves[0](x) + self.time(emb).view(*emb.shape[:1], -1, 1, 1))
+
+
+def test_a_right_block_in_another_hand_passes():
+    assert check.ResBlock(OwnBlock)
+
+
+@pytest.mark.parametrize("parts, words", [
+    (dict(norm=torch.nn.BatchNorm2d), "the layers it runs: 3x3 convolution (2), BatchNorm2d (2), Linear (1), expected"),
+    (dict(conv=partial(torch.nn.Conv2d, bias=False)), "3x3 convolution without a bias (2)"),
+    (dict(activation=torch.nn.Tanh()), "what enters 3x3 convolution 1: values are off by up to"),
+    (dict(conv=partial(torch.nn.Conv2d, padding_mode="circular")), "what enters GroupNorm 2: values are off by up to"),
+    (dict(factor=0.5), "the result: values are off by up to")], ids=["norm", "no bias", "tanh", "circular", "half"])
+def test_a_block_with_an_unknown_mistake_is_told_the_first_place_where_it_shows(parts, words):
+    verdict = check.ResBlock(partial(OwnBlock, **parts))
+    assert not verdict and verdict.mistake is None and words in verdict.text
 
 
 def test_a_line_that_another_module_stopped_in_is_the_last_of_the_reader():
