@@ -38,7 +38,7 @@ def loss(model, x0, t, noise, alpha_bar):
 def cosine_betas(T):
     time = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
-    return (1 - f[1:] / f[:-1]).clamp(max=0.999).float()
+    return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 
 
 # ---- chapter 06: the time

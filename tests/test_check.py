@@ -1,6 +1,7 @@
 """What looks at the reader's code: a stub is refused politely, a right answer passes, a likely mistake is named."""
 import inspect
 import json
+import math
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -215,6 +216,33 @@ def test_snr_weight_recognises_what_a_reader_wrote(written, words):
     def mine(alpha_bar, t, prediction):
         return eval(written, {"snr": alpha_bar[t] / (1 - alpha_bar[t]), "prediction": prediction})
     assert words in check.snr_weight(mine).mistake
+
+
+@pytest.mark.parametrize("written, words", [
+    ("1 - f[:-1] / f[1:]", "upside down"),
+    ("(1 - f[:-1] / f[1:]).clamp(max=0.999)", "upside down"),
+    ("f / f[0]", "these are alpha_bar"),
+    ("(1 - g[1:] / g[:-1]).clamp(max=0.999)", "brackets are missing"),
+    ("(1 - f[1:] / torch.cat([one, f[1:-1]])).clamp(max=0.999)", "a 1 stands in front of f"),
+    ("(1 - f / torch.cat([one, f[:-1]])).clamp(max=0.999)", "a 1 stands in front of f"),
+    ("(1 - f[2:] / f[1:-1]).clamp(max=0.999)", "these are T - 1 betas"),
+])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cosine_betas_recognises_what_a_reader_wrote(written, words, dtype):
+    def mine(T):
+        u = torch.arange(T + 1, dtype=dtype) / T
+        f, g = (torch.cos(angle * math.pi / 2) ** 2 for angle in ((u + 0.008) / 1.008, u + 0.008 / 1.008))
+        return eval(written, {"torch": torch, "f": f, "g": g, "one": u.new_ones(1)})
+    assert words in check.cosine_betas(mine).mistake
+
+
+def test_cosine_betas_are_asked_for_in_float64():
+    def mine(T):
+        f = torch.cos((torch.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
+        return (1 - f[1:] / f[:-1]).clamp(max=0.999)
+    assert check.cosine_betas(mine).mistake.startswith("these are float32")
+    assert "this is list, expected a tensor" in check.cosine_betas(lambda T: mine(T).tolist()).text
+    assert "shape (), expected (20,)" in check.cosine_betas(lambda T: mine(T).sum()).text
 
 
 def schedule_of(alpha_bar: Tensor) -> forward.NoiseSchedule:
