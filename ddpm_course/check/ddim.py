@@ -17,6 +17,14 @@ def _move(signal: Callable, sigma: Callable) -> Callable:
     return lambda x_t, eps, now, prev: signal(now, prev) * _x0(x_t, eps, now) + sigma(now, prev) * eps
 
 
+def _with_fresh_noise(x_t: Tensor, eps: Tensor, now: Tensor, prev: Tensor) -> Tensor:
+    return prev.sqrt() * _x0(x_t, eps, now) + (1 - prev).sqrt() * torch.randn_like(eps)
+
+
+def _without_roots(x_t: Tensor, eps: Tensor, now: Tensor, prev: Tensor) -> Tensor:
+    return prev * (x_t - (1 - now) * eps) / now + (1 - prev) * eps
+
+
 ddim_move = Exercise(
     "ddim_move", "09", "(x_t, eps, alpha_bar_t, alpha_bar_prev), which returns x_prev",
     reference=_move(lambda now, prev: prev.sqrt(), lambda now, prev: (1 - prev).sqrt()),
@@ -25,6 +33,21 @@ ddim_move = Exercise(
     mistakes={
         "this is the estimate of x0; it still has to be noised to the level alpha_bar_prev":
             _move(lambda now, prev: 1, lambda now, prev: 0),
+        "the factors are roots: sqrt(alpha_bar) on x0 and sqrt(1 - alpha_bar) on eps, at both levels":
+            _without_roots,
+        "the two roots on x0 are missing: it comes with the factor sqrt(alpha_bar), at both levels":
+            lambda x_t, eps, now, prev: prev * (x_t - (1 - now).sqrt() * eps) / now + (1 - prev).sqrt() * eps,
+        "the two roots on eps are missing: it comes with the factor sqrt(1 - alpha_bar), at both levels":
+            lambda x_t, eps, now, prev: prev.sqrt() * (x_t - (1 - now) * eps) / now.sqrt() + (1 - prev) * eps,
+        "in the estimate of x0 both roots are missing; (2.7) has sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t)":
+            lambda x_t, eps, now, prev: prev.sqrt() * (x_t - (1 - now) * eps) / now + (1 - prev).sqrt() * eps,
+        "at the end both roots are missing; (2.7) has sqrt(alpha_bar_prev) and sqrt(1 - alpha_bar_prev)":
+            _move(lambda now, prev: prev, lambda now, prev: 1 - prev),
+        "in the estimate of x0 it is divided by alpha_bar_t; a square root is missing":
+            lambda x_t, eps, now, prev: prev.sqrt() * (x_t - (1 - now).sqrt() * eps) / now + (1 - prev).sqrt() * eps,
+        "the noise put back is fresh; expected eps, the noise that is in x_t already":
+            (_with_fresh_noise,
+             lambda x_t, eps, now, prev: _with_fresh_noise(x_t, eps, now, prev) + (1 - prev).sqrt() * eps),
         "the noise is put back at the level where the move started; expected sqrt(1 - alpha_bar_prev)":
             _move(lambda now, prev: prev.sqrt(), lambda now, prev: (1 - now).sqrt()),
         "the noise comes with its variance 1 - alpha_bar_prev; a square root is missing":
