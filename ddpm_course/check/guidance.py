@@ -13,6 +13,8 @@ guided = Exercise(
             lambda c, u, scale: c + scale * (u - c),
         "the step leads from the unconditional answer away from the label: its sign is wrong":
             lambda c, u, scale: u - scale * (c - u),
+        "above 1 it walks back to the unconditional answer, and beyond: the sign of the correction is wrong":
+            lambda c, u, scale: c + (scale - 1) * (u - c),
         "the conditional answer alone is scaled, and the noise with it; scale the difference":
             lambda c, u, scale: scale * c,
         "the difference alone is returned; it is added to the unconditional answer":

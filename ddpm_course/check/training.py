@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from . import small
 from .exercise import Exercise
+from .forward import _q_sample
 from .objective import _loss, _loss_of
 
 
@@ -44,6 +45,19 @@ def _step(*order: str, loss: Callable = _loss, returned: Callable = Tensor.item)
     return train_step
 
 
+def _mixing(mix: Callable) -> Callable:
+    "A loss whose noised image is `mix(x0, t, noise, alpha_bar)`."
+    return lambda model, x0, t, noise, ab: (model(mix(x0, t, noise, ab), t) - noise).square().mean()
+
+
+def _by(factors: Callable) -> Callable:
+    "A loss whose noised image has the two factors `factors(a)`, each (B,) or a shape that torch stretches."
+    def mix(x0, t, noise, ab):
+        signal, sigma = factors(ab[t])
+        return signal * x0 + sigma * noise
+    return _mixing(mix)
+
+
 RIGHT = ("zero", "backward", "step")
 
 train_step = Exercise(
@@ -63,6 +77,29 @@ train_step = Exercise(
             (_step(*RIGHT, returned=lambda error: error), _step(*RIGHT, returned=Tensor.detach)),
         "the network is given the clean image; expected the noised one, x_t":
             _step(*RIGHT, loss=lambda model, x0, t, noise, ab: (model(x0, t) - noise).square().mean()),
+        "the factors are variances; the image is multiplied by sqrt(alpha_bar) and the noise by sqrt(1 - alpha_bar)":
+            _step(*RIGHT, loss=_by(lambda a: (small.whole(a), small.whole(1 - a)))),
+        "the noise is multiplied by its variance 1 - alpha_bar; expected the standard deviation, its square root":
+            _step(*RIGHT, loss=_by(lambda a: (small.whole(a).sqrt(), small.whole(1 - a)))),
+        "the image is multiplied by alpha_bar, which is a factor on its power: a square root is missing":
+            _step(*RIGHT, loss=_by(lambda a: (small.whole(a), small.whole(1 - a).sqrt()))),
+        "the two factors are exchanged: at the first level nearly all should be image":
+            _step(*RIGHT, loss=_by(lambda a: (small.whole(1 - a).sqrt(), small.whole(a).sqrt()))),
+        "the factors (B,) meet images (B, C, H, W): torch lines them up with the last axis, not with the batch; "
+        "a .view(-1, 1, 1, 1) is missing": _step(*RIGHT, loss=_by(lambda a: (a.sqrt(), (1 - a).sqrt()))),
+        "the network is told t + 1; code indices go from 0, for image and network alike":
+            _step(*RIGHT, loss=lambda model, x0, t, noise, ab:
+                  (model(_q_sample(x0, t, noise, ab), t + 1) - noise).square().mean()),
+        "the image is noised to one level lower than the network is told: alpha_bar[t], not [t - 1], is that of t":
+            (_step(*RIGHT, loss=_mixing(lambda x0, t, noise, ab: _q_sample(x0, t - 1, noise, ab))),
+             _step(*RIGHT, loss=_mixing(lambda x0, t, noise, ab: _q_sample(x0, t, noise, ab.roll(1).index_fill(
+                 0, torch.tensor(0), 1.0))))),
+        "it draws noise of its own; mix in the noise that it is given":
+            _step(*RIGHT, loss=lambda model, x0, t, noise, ab: _loss(model, x0, t, torch.randn_like(x0), ab)),
+        "the answer is compared with x_t; the noise inside it is asked for":
+            _step(*RIGHT, loss=_loss_of(lambda answer, x0, x_t, noise: (answer - x_t).square().mean())),
+        "this is the mean of the absolute errors; expected that of their squares":
+            _step(*RIGHT, loss=_loss_of(lambda answer, x0, x_t, noise: (answer - noise).abs().mean())),
         "the answer is compared with x0; this network estimates the noise":
             _step(*RIGHT, loss=_loss_of(lambda answer, x0, x_t, noise: (answer - x0).square().mean())),
         "the squares are added up; expected their mean, or the learning rate means something else for every size":
