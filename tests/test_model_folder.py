@@ -1,11 +1,14 @@
 """A model's folder: its description, saving, loading, the hub. What it refuses is in the file of the refusals."""
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 from small_models import SMALL, description, files_below, questions, same_model, small_denoiser, stand_in_for_the_hub
 
+from ddpm_course.app.cli import main
+from ddpm_course.data import load_emoji
 from ddpm_course.ddim import ddim_sample
 from ddpm_course.formats.model_folder import (write_model, FORMAT, build, checkpoints, describe, schedule_from_config,
                                               schedule_to_config)
@@ -121,6 +124,20 @@ def test_the_bundled_model_loads_by_its_name_from_anywhere(tmp_path, monkeypatch
     noise = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(2))
     ink = (ddim_sample(digits, noise, steps=10, y=torch.tensor([0, 1]), progress=False) > 0).float().mean((1, 2, 3))
     assert 0.03 < ink[1] < ink[0] < 0.35  # a 0 has more ink than a 1, and neither is noise, of which half is above 0
+
+
+def test_the_bundled_emoji_come_in_named_categories(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    emoji = load_pretrained("emoji")
+    assert emoji.shape == (3, 32, 32) and emoji.classes == load_emoji("test").classes and emoji.num_labels == 10
+    noise = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    y = torch.full((4,), emoji.classes.index("Smileys & Emotion"))
+    red, green, blue = ddim_sample(emoji, noise, steps=10, y=y, progress=False)[:, :, 8:24, 8:24].mean((0, 2, 3))
+    assert red > green > blue + 0.5  # faces are yellow; noise has equal means
+    small = ["--n", "1", "--steps", "2", "--device", "cpu", "--out", "flag.png"]
+    assert main(["sample", "emoji", "--y", "Flags", *small]) == 0 and (tmp_path / "flag.png").exists()
+    bundled = files("ddpm_course") / "assets" / "models" / "emoji"
+    assert sum(len(part.read_bytes()) for part in bundled.iterdir()) < 5_000_000
 
 
 def test_an_id_fetches_what_is_needed_and_nothing_else(tmp_path, monkeypatch):
