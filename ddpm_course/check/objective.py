@@ -21,6 +21,11 @@ def _loss_of(error: Callable) -> Callable:
     return wrong
 
 
+def _noised_by(mix: Callable) -> Callable:
+    "A loss with the noised image `mix(x0, noise, a)`, where `a` is the alpha_bar of each image, (B,)."
+    return lambda model, x0, t, noise, alpha_bar: (model(mix(x0, noise, alpha_bar[t]), t) - noise).square().mean()
+
+
 loss = Exercise(
     "loss", "04", "(model, x0, t, noise, alpha_bar), which returns one number",
     reference=_loss,
@@ -48,8 +53,14 @@ loss = Exercise(
             lambda model, x0, t, noise, ab: (model(_q_sample(x0, t, noise, torch.cat([ab.new_ones(1), ab])), t)
                                              - noise).square().mean(),
         "the factors of the noised image are variances; take square roots":
-            lambda model, x0, t, noise, ab: (model(small.whole(ab[t]) * x0 + small.whole(1 - ab[t]) * noise, t)
-                                             - noise).square().mean()},
+            _noised_by(lambda x0, noise, a: small.whole(a) * x0 + small.whole(1 - a) * noise),
+        "the noise is multiplied by its variance 1 - alpha_bar; expected its root, the standard deviation":
+            _noised_by(lambda x0, noise, a: small.whole(a).sqrt() * x0 + small.whole(1 - a) * noise),
+        "the image is multiplied by alpha_bar, which is a factor on its power: a square root is missing":
+            _noised_by(lambda x0, noise, a: small.whole(a) * x0 + small.whole(1 - a).sqrt() * noise),
+        "the factors (B,) meet images (B, C, H, W): torch lines them up with the width, not with the batch; "
+        "alpha_bar[t].view(-1, 1, 1, 1) lines up":
+            _noised_by(lambda x0, noise, a: a.sqrt() * x0 + (1 - a).sqrt() * noise)},
     compared="the mean square of (4.10) on two batches, with a network whose answer is known")
 
 
