@@ -55,7 +55,7 @@ def time_embedding(t, dim):
 
 
 def norm(channels):
-    return nn.GroupNorm(min(32, channels // 4), channels)
+    return nn.GroupNorm(32, channels)
 
 
 def conv(in_channels, out_channels):
