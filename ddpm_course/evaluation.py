@@ -38,6 +38,7 @@ class DigitNetwork(nn.Module):
         return self.decide(F.relu(self.features(x)))
 
 # %% ../nbs/12_evaluation.ipynb #l12-x-check
+#| code-fold: true
 def _check_digits(images: Tensor) -> Tensor:
     "Images that the network knows, or `ValueError`: a score of images in another range would look like any other."
     check_shape("images", images, ("B", 1, 28, 28))
@@ -107,6 +108,7 @@ def nearest_neighbours(queries: Tensor, references: Tensor) -> tuple[Tensor, Ten
     return (asked - known[index]).norm(dim=1), index  # anew: cdist is fast, and says about 0.02 where images are equal
 
 # %% ../nbs/12_evaluation.ipynb #l12-x-pair
+#| code-fold: true
 def _check_pair(a: Tensor, b: Tensor, names: tuple[str, str], smallest: int, same: bool = False) -> list[Tensor]:
     "Two sets of features (n, D) and (m, D) in float64, or `ValueError`."
     for name, x in zip(names, (a, b)):
@@ -221,8 +223,8 @@ def all_scores(real: Tensor, generated: Tensor, *, draws: int = 20, seed: int = 
     """
     Every one of `SCORES` of the features `generated` (n, D) against the features `real` (n, D), with standard errors.
 
-    Call it once more with other real images in the place of the generated ones: that is the floor, which no model can
-    be expected to beat.
+    Call it once more with other real images in the place of the generated ones: that is the floor, which a perfect
+    model would reach in the mean. Single values fall on both sides of it.
     """
     def score(real: Tensor, generated: Tensor) -> tuple[float, ...]:
         return (frechet_distance(real, generated), kernel_distance(real, generated), *precision_recall(real, generated))

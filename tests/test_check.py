@@ -175,6 +175,15 @@ def test_where_an_answer_differs(change, words):
     assert words in verdict.text
 
 
+def test_a_forgotten_real_part_of_frechet_distance_is_named():
+    def mine(a, b):
+        cov_a, cov_b = a.T.cov(), b.T.cov()
+        root = torch.linalg.eigvals(cov_a @ cov_b).sqrt().sum()
+        return (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root
+    assert "dtype torch.complex128, expected real numbers" in check.frechet_distance(mine).text
+    assert check.frechet_distance(lambda a, b: mine(a, b).real)
+
+
 def test_a_missing_part_is_named():
     assert "it returns one thing, Tensor, expected 2: mean, variance" in check.q_posterior(lambda x0, *_: x0).text
     assert "it returns 3 things, expected 2: mean, variance" in check.q_posterior(lambda x0, *_: (x0, x0, x0)).text

@@ -49,6 +49,10 @@ frechet_distance = Exercise(
         "the root is taken of each entry of the product; the root of a matrix is meant, whose trace is the sum of the "
         "roots of the eigenvalues": (_frechet(common=lambda a, b: (a @ b).clamp(min=0).sqrt().trace()),
                                      _frechet(common=lambda a, b: (a @ b).trace().sqrt())),
+        "eigvalsh is for symmetric matrices, and the product of two covariances is none: it reads one triangle alone; "
+        "take eigvals": (_frechet(common=lambda a, b: torch.linalg.eigvalsh(a @ b).clamp(min=0).sqrt().sum()),
+                         _frechet(common=lambda a, b: torch.linalg.eigvalsh(a @ b).abs().sqrt().sum()),
+                         _frechet(common=lambda a, b: torch.linalg.eigvalsh(a @ b).sqrt().sum())),
         "only the diagonals of the covariances are used: the directions in which the features vary together are lost":
             _frechet(common=lambda a, b: (a.diag() * b.diag()).sqrt().sum()),
         "the covariance is not centred: x.T @ x / n still holds the mean":

@@ -145,6 +145,8 @@ class Exercise:
                 return (f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
                         + ", or one that torch stretches to it" * self.stretch)
             found = found.expand(expected.shape)
+        if found.is_complex():
+            return f"dtype {found.dtype}, expected real numbers; `.real` takes the real part"
         if expected.is_floating_point() and not found.is_floating_point():
             return f"dtype {found.dtype}, expected floating point"
         found, expected = found.double(), expected.double()
