@@ -38,7 +38,6 @@ class DigitNetwork(nn.Module):
         return self.decide(F.relu(self.features(x)))
 
 # %% ../nbs/12_evaluation.ipynb #l12-x-check
-#| code-fold: true
 def _check_digits(images: Tensor) -> Tensor:
     "Images that the network knows, or `ValueError`: a score of images in another range would look like any other."
     check_shape("images", images, ("B", 1, 28, 28))
@@ -108,7 +107,6 @@ def nearest_neighbours(queries: Tensor, references: Tensor) -> tuple[Tensor, Ten
     return (asked - known[index]).norm(dim=1), index  # anew: cdist is fast, and says about 0.02 where images are equal
 
 # %% ../nbs/12_evaluation.ipynb #l12-x-pair
-#| code-fold: true
 def _check_pair(a: Tensor, b: Tensor, names: tuple[str, str], smallest: int, same: bool = False) -> list[Tensor]:
     "Two sets of features (n, D) and (m, D) in float64, or `ValueError`."
     for name, x in zip(names, (a, b)):
