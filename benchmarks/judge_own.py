@@ -1,6 +1,6 @@
 """Trains the DDPM of one's own, as a reader's file is trained, and asks how many of its 64 digits the judge is sure of.
 
-    python benchmarks/judge_own.py tests/my_ddpm.py --at-least 52
+    python benchmarks/judge_own.py tests/my_ddpm.py --at-least 30
 
 Exits with 1 where a piece is wrong, or where there are fewer.
 """
