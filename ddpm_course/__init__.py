@@ -6,8 +6,8 @@ import os
 import lazy_loader
 
 # OpenMP reads these once, when torch is loaded. Its threads otherwise spin while they wait, which on a busy machine takes
-# the processor from the thread that they wait for. GNU's (Linux) spin for a moment, which costs little there and saves a
-# third of the time on a quiet machine: benchmarks/busy.py. What is already set stays.
+# the processor from the thread that they wait for. GNU's (Linux) spin for a moment, which costs little there and helps on
+# a quiet machine: benchmarks/busy.py. What is already set stays.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
