@@ -100,7 +100,8 @@ def jupyterlab(python: str, folder: Path):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     token, log = secrets.token_hex(), folder / "lab.log"
-    command = [os.path.abspath(python), "-m", "jupyterlab", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True",
+    command = [os.path.abspath(python), "-m", "jupyterlab", "--no-browser", "--allow-root",
+               "--LabApp.expose_app_in_browser=True",
                f"--ServerApp.root_dir={folder / 'copy'}", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
                f"--IdentityProvider.token={token}"]
     lab = subprocess.Popen(command, env=environment, cwd=folder / "copy",  # python -m looks there first for the package
