@@ -2,9 +2,11 @@
 import dataclasses
 import json
 
+import pytest
 import torch
 
 from ddpm_course.app.config import TrainConfig, architecture
+from ddpm_course.app.options import EvaluateConfig, SampleConfig
 from ddpm_course.app.processes import pick_device
 
 
@@ -45,3 +47,12 @@ def test_the_device_is_the_one_that_is_named_or_the_first_there_is(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda n=2 * cuda: n)
         assert pick_device() == pick_device("auto") == torch.device(first)
     assert pick_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("config", [SampleConfig, EvaluateConfig])
+@pytest.mark.parametrize("name, lowest", [("n", 1), ("steps", 1), ("batch_size", 1), ("seed", 0)])
+def test_whoever_draws_wants_whole_numbers_of_images_steps_and_seeds(config, name, lowest):
+    config("digits", **{name: lowest})
+    for bad in (lowest - 1, 1.5):
+        with pytest.raises(ValueError, match=rf"^{name} is {bad}, expected a whole number"):
+            config("digits", **{name: bad})

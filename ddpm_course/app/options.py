@@ -12,6 +12,13 @@ from ..lib.arguments import check_number
 from .config import TrainConfig
 
 
+def _check_drawing(config) -> None:
+    "What every command that draws images needs."
+    for name in ("n", "steps", "batch_size"):
+        check_number(name, getattr(config, name), 1, whole=True)
+    check_number("seed", config.seed, 0, 2**63 - 1, whole=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
     "Draw images with a trained model and save them: as one picture, or each as a file of its own."
@@ -28,9 +35,7 @@ class SampleConfig:
     device: str = "auto"  # auto, cpu, cuda, mps, or a device such as cuda:1.
 
     def __post_init__(self):
-        for name in ("n", "steps", "batch_size"):
-            check_number(name, getattr(self, name), 1, whole=True)
-        check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
+        _check_drawing(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +59,7 @@ class EvaluateConfig:
     device: str = "auto"  # auto, cpu, cuda, mps, or a device such as cuda:1.
 
     def __post_init__(self):
-        for name in ("n", "steps", "batch_size"):
-            check_number(name, getattr(self, name), 1, whole=True)
-        check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
+        _check_drawing(self)
 
 
 CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "info": InfoConfig, "evaluate": EvaluateConfig}
