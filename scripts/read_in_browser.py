@@ -7,8 +7,9 @@
 It needs Debian's package `chromium` and, from PyPI, `playwright`, which then fetches no browser of its own. JupyterLab
 and the kernels run in the environment of `--python`, which holds the package with its extra `course`, nothing else.
 All happens in a copy of the checkout. Any of these faults is printed below its notebook's row and makes it exit with 1:
-an output that is an error, a formula that MathJax could not set, an error on the browser's console, a slider that was
-moved and changed no picture, a notebook that JupyterLab stores with other content after it was only opened.
+an output that is an error, a picture without alt text, a formula that MathJax could not set, an error on the browser's
+console, a slider that was moved and changed no picture, a notebook that JupyterLab stores with other content after it
+was only opened.
 """
 import argparse
 import contextlib
@@ -47,6 +48,9 @@ EXECUTE = """([command, args]) => { window.finished = false;
 ERRORS = f"""() => {{ {NOTEBOOK} return cells.flatMap((cell, number) => (cell.model.outputs?.toJSON() ?? [])
     .filter(output => output.output_type == 'error')
     .map(output => `cell ${{number}}: ${{output.ename}}: ${{output.evalue}}`)) }}"""
+SPEECHLESS = f"""() => {{ {NOTEBOOK} return cells.flatMap((cell, number) =>
+    [...cell.node.querySelectorAll('.jp-OutputArea-output img')].filter(image => !image.alt)
+    .map(image => `cell ${{number}}: a picture without alt text`)) }}"""
 # MathJax shows what it cannot read in a box, an unknown command in red, and leaves alone what has no end.
 FORMULAS = f"""() => {{ {NOTEBOOK} const found = new Set();
     for (const part of notebook.node.querySelectorAll('mjx-merror, mjx-mtext[style*="red"]'))
@@ -191,7 +195,7 @@ def read(page: Page, address: str, file: Path, shots: Path | None, faults: list[
     start = time.perf_counter()
     execute(page, "notebook:run-all-cells", minutes=MINUTES)
     seconds = time.perf_counter() - start
-    faults += page.evaluate(ERRORS) + formulas(page)
+    faults += page.evaluate(ERRORS) + page.evaluate(SPEECHLESS) + formulas(page)
     times = move_sliders(page, faults)
     if shots:
         take_pictures(page, shots, file.stem)

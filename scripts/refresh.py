@@ -20,7 +20,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from ddpm_course.lib.alt_text import alt_text
+from ddpm_course.lib.alt_text import KEY
 from ddpm_course.lib.ledger import equation_order, find_equations, read_ledger
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,8 @@ def refresh(path: Path) -> None:
         keep_alt_text(cell)
         cell.execution_count = None
         folded = has(cell, "#|hide") or has(cell, "#|code-fold:true")
-        cell.metadata = {"jupyter": {"source_hidden": True}} if folded else {}
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == KEY} | (
+            {"jupyter": {"source_hidden": True}} if folded else {})
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = None
@@ -60,12 +61,10 @@ def refresh(path: Path) -> None:
 
 
 def keep_alt_text(cell) -> None:
-    "The PNG of a figure with its alt text, as web pages and nbconvert want it, in place of PNG and HTML."
-    alt = alt_text(cell.source)
+    "The PNG of a figure with the alt text of its cell, as web pages and nbconvert want it."
     for output in cell.outputs:
-        if alt and "image/png" in output.get("data", {}):
-            output.data.pop("text/html", None)
-            output.metadata["image/png"] = output.metadata.get("image/png", {}) | {"alt": alt}
+        if KEY in cell.metadata and "image/png" in output.get("data", {}):
+            output.metadata["image/png"] = output.metadata.get("image/png", {}) | {"alt": cell.metadata[KEY]}
 
 
 def merge_ledger(fresh: Path) -> None:

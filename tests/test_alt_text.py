@@ -1,21 +1,49 @@
 """What a cell says about its figure reaches those who cannot see it."""
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 
-from ddpm_course.lib.alt_text import alt_text, image_with_alt
+from ddpm_course.lib.alt_text import alt_texts, image_with_alt
 
-FIGURE = """import matplotlib.pyplot as plt
-from ddpm_course.lib.viz import show_images
+SHOW = "import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.gcf()"
+CELLS = {"rises": SHOW, "unknown": SHOW, "grey": "show_images(torch.zeros(1, 1, 4, 4))"}
+TEXTS = {"rises": "A rising <line>.", "grey": "One grey image."}
+SHELL = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell, shown = InteractiveShell.instance(), {}
+shell.run_cell("import torch; from ddpm_course.lib.viz import show_images", cell_id="first")
+for name, source in json.loads(sys.argv[1]).items():
+    figure = shell.run_cell(source, cell_id=name).result
+    shown[name] = shell.display_formatter.format(figure)[0].get("text/html")
+print("shown:", json.dumps(shown))
 """
 
 
-def test_the_line_of_a_cell():
-    assert alt_text("#| fig-alt: A line: it rises.\nplt.plot()") == "A line: it rises."
-    assert alt_text("#| hide\n#|fig-alt:  two bells \nx") == "two bells"
-    assert alt_text("plt.plot()  # no such line") == alt_text("") == ""
+@pytest.fixture
+def notebook(tmp_path):
+    "A notebook file whose cells say something about two of their figures."
+    cells = [{"id": name, "metadata": {"fig-alt": TEXTS[name]} if name in TEXTS else {}} for name in CELLS]
+    (tmp_path / "figures.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    return tmp_path / "figures.ipynb"
+
+
+def shown(session: Path | str) -> dict[str, str | None]:
+    "The HTML of what each of `CELLS` shows in a shell whose front end names this notebook."
+    environment = os.environ | {"JPY_SESSION_NAME": str(session), "MPLBACKEND": "agg"}
+    run = subprocess.run([sys.executable, "-c", SHELL, json.dumps(CELLS)], env=environment, text=True, check=True,
+                         capture_output=True)
+    return json.loads(run.stdout.rpartition("shown: ")[2])
+
+
+def test_a_file_says_what_its_figures_show(notebook, tmp_path):
+    assert alt_texts(notebook) == TEXTS
+    (tmp_path / "torn.ipynb").write_text('{"cells": [', encoding="utf-8")
+    assert alt_texts(tmp_path / "torn.ipynb") == alt_texts(tmp_path / "missing.ipynb") == alt_texts("") == {}
 
 
 def test_html_is_escaped():
@@ -23,33 +51,21 @@ def test_html_is_escaped():
         '<img alt="a &quot;b&quot; &lt;c&gt;" width="7" src="data:image/png;base64,eA==">'
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    "The data of what four cells show in a kernel."
-    pytest.importorskip("nbclient")
-    from nbclient import NotebookClient
-    show = "plt.plot([1, 2]); plt.show()"
-    cells = ["import torch\n" + FIGURE, f"#| fig-alt: A rising <line>.\n{show}", show,
-             "#| fig-alt: One grey image.\nshow_images(torch.zeros(1, 1, 4, 4))"]
-    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.delenv("MPLBACKEND", raising=False)  # a reader has none, a test run may
-        NotebookClient(notebook, kernel_name="python3", timeout=300).execute()
-    return [[o["data"] for o in cell.outputs] for cell in notebook.cells]
+def test_figures_speak_where_the_running_cell_says_what_they_show(notebook):
+    found = shown(notebook)
+    assert found["rises"].startswith('<img alt="A rising &lt;line&gt;." src="data:image/png')
+    assert found["grey"].startswith('<img alt="One grey image."')
+    assert found["unknown"] is None  # not the text of the cell before
 
 
-def test_figures_in_a_kernel_speak_where_their_cell_says_what_they_show(outputs):
-    nothing, with_line, without, images = outputs
-    assert nothing == [] and [len(each) for each in outputs] == [0, 1, 1, 1]
-    assert with_line[0]["text/html"].startswith('<img alt="A rising &lt;line&gt;." src="data:image/png')
-    assert images[0]["text/html"].startswith('<img alt="One grey image."')
-    assert "text/html" not in without[0] and all("image/png" in each[0] for each in (with_line, without, images))
+def test_figures_are_as_ever_where_no_front_end_names_the_file(tmp_path):
+    assert set(shown("").values()) == set(shown(tmp_path / "missing.ipynb").values()) == {None}
 
 
 def test_the_saved_figures_carry_it():
     for path in Path(__file__).parents[1].glob("nbs/**/[!_.]*.ipynb"):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            alt = alt_text("".join(cell["source"]))
             for output in cell.get("outputs", []):
-                if alt and "image/png" in output.get("data", {}):
+                if "image/png" in output.get("data", {}):
+                    alt = cell["metadata"]["fig-alt"]
                     assert output["metadata"]["image/png"]["alt"] == alt, f"{path.name}, {cell['id']}: refresh it"

@@ -1,17 +1,23 @@
-"""What a cell says about its figure, in its line `#| fig-alt: ...`, reaches those who cannot see the figure."""
+"""What the metadata of a cell says about its figure, as "fig-alt", reaches those who cannot see the figure."""
 import html
-import re
-import sys
+import json
+import os
 from base64 import b64encode
+from functools import cache
 from io import BytesIO
+from pathlib import Path
 
-LINE = re.compile(r"^#\s*\|\s*fig-alt:\s*(.+)$", re.MULTILINE)
+KEY = "fig-alt"  # the name that Quarto gives it; in the metadata it does not tell the answer above the picture
 
 
-def alt_text(source: str) -> str:
-    "The text of the line `#| fig-alt: ...` in the source of a cell; empty where there is none."
-    found = LINE.search(source)
-    return found[1].strip() if found else ""
+@cache
+def alt_texts(notebook: str | Path) -> dict[str, str]:
+    "What a notebook file says about its figures: cell id -> text. Empty where it cannot be read."
+    try:
+        cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+        return {cell["id"]: cell["metadata"][KEY] for cell in cells if KEY in cell["metadata"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def image_with_alt(png: bytes, alt: str, width: int | None = None) -> str:
@@ -24,7 +30,8 @@ def speak_figures(shell) -> None:
     """
     Let the Matplotlib figures that a cell of this IPython `shell` shows carry the alt text of the cell.
 
-    JupyterLab shows a PNG without any, and takes HTML before PNG. A cell that has no such line shows its PNG as ever.
+    JupyterLab shows a PNG without any, and takes HTML before PNG. It tells the kernel which file runs and which cell,
+    and the file is looked up. Where either is not known, or the cell has no such text, the PNG is shown as ever.
     """
     if getattr(shell, "display_formatter", None) is None or hasattr(shell, "speaks_figures"):
         return
@@ -32,9 +39,10 @@ def speak_figures(shell) -> None:
     running = [""]
 
     def remember(info) -> None:
-        running[0] = alt_text(info.raw_cell or "")
-        if running[0] and (figures := sys.modules.get("matplotlib.figure")):
-            figures.Figure._repr_html_ = as_html  # Matplotlib itself needs it for its WebAgg windows alone
+        running[0] = alt_texts(os.environ.get("JPY_SESSION_NAME", "")).get(getattr(info, "cell_id", None), "")
+        if running[0]:  # it is going to draw
+            from matplotlib.figure import Figure
+            Figure._repr_html_ = as_html  # Matplotlib itself needs it for its WebAgg windows alone
 
     def as_html(figure) -> str | None:
         if not running[0]:
