@@ -42,7 +42,7 @@ setup(
     data_files=[("etc/jupyter/jupyter_server_config.d", ["ddpm_course/assets/jupyter/ddpm_course.json"])],
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"course": course, "diffusers": diffusers,
+    extras_require={"course": course, "diffusers": diffusers, "bench": diffusers + cfg["bench_requirements"].split(),
                     "dev": course + diffusers + cfg["dev_requirements"].split()},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
