@@ -41,8 +41,7 @@ ANSWERS = {
         mistakes={3: "65 pixels hold the picture for a pixel in its middle; a corner needs 2 * 63 + 1 = 127",
                   5: "four are enough: the window has a side of 137 by then"}),
     "15 numbers in a file of weights": Answer(
-        1_465_876, "the header lists 111 tensors, and their sizes add up to this; with two bytes a number, the header and "
-        "the 8 bytes before it that is the whole file",
+        1_465_876, "two bytes for each of them, the header and the 8 bytes before it are the whole file",
         mistakes={111: "this is how many tensors there are; a tensor of shape [48, 4, 3, 3] holds 1,728 numbers",
                   1_470_812: "half the size of the file counts the header as numbers, too",
                   735_406: "a quarter of the size of the file would be numbers of four bytes; F16 has two",
