@@ -16,8 +16,10 @@ from ddpm_course.check import small, whole
 from ddpm_course.check.answers import ANSWERS
 from ddpm_course.check.ddpm import _large, _small, _walk
 from ddpm_course.check.record import recorded
+from ddpm_course.hub import load_pretrained
 
 EXERCISES = check.EXERCISES
+ASSETS = Path(check.__file__).parent.parent / "assets"
 
 
 @pytest.fixture(autouse=True)
@@ -383,6 +385,11 @@ def test_the_answers_follow_from_the_course():
     assert check.answer("04 loss of a network that answers 0", noise.square().mean())
     block = unet.ResBlock(128, 256, 512, dropout=0.1, groups=32)
     assert check.answer("07 parameters of a residual block", sum(p.numel() for p in block.parameters()))
+    learned = load_pretrained("digits").model.state_dict().values()
+    numbers, size = sum(w.numel() for w in learned), (ASSETS / "models/digits/model.safetensors").stat().st_size
+    assert check.answer("15 numbers in a file of weights", numbers)
+    wrong = ANSWERS["15 numbers in a file of weights"].mistakes
+    assert list(wrong) == [len(learned), size // 2, size // 4, 2 * numbers, size]
 
 
 def test_an_unknown_question_is_refused_by_name():
