@@ -23,6 +23,18 @@ def _move(guess: Callable) -> Callable:
     return move
 
 
+def _without_the_logarithm(x: Tensor, x0: Tensor, x0_before: Tensor, levels: tuple[Level, Level, Level]) -> Tensor:
+    start, now, end = (a / s for a, s in levels)
+    return _ddim(x, x0 + (end - now) / (2 * (now - start)) * (x0 - x0_before), levels[1], levels[2])
+
+
+def _with_the_old_noise(x: Tensor, x0: Tensor, x0_before: Tensor, levels: tuple[Level, Level, Level]) -> Tensor:
+    (a, s), (a_after, s_after) = levels[1:]
+    start, now, end = (math.log(signal / noise) for signal, noise in levels)
+    further = x0 + (end - now) / (2 * (now - start)) * (x0 - x0_before)
+    return a_after * further + s_after * (x - a * x0) / s
+
+
 def _cases() -> list[tuple]:
     levels = [tuple((ab**0.5, (1 - ab) ** 0.5) for ab in three) for three in ((0.1, 0.2, 0.6), (0.4, 0.8, 0.9))]
     return [(small.normal(2, 1, 3, 3), small.images(2, 1, 3, 3, seed=1), small.images(2, 1, 3, 3, seed=2), three)
@@ -43,6 +55,9 @@ dpmpp_move = Exercise(
             _move(lambda x0, old, h, h_old: x0 + 0.5 * (x0 - old)),
         "the step leads back towards the earlier estimate: the sign of the difference is wrong":
             _move(lambda x0, old, h, h_old: x0 - h / (2 * h_old) * (x0 - old)),
+        "the moves' lengths are differences of a / s: take its logarithm": _without_the_logarithm,
+        "the noise is that of x0 before the extrapolation: in (14.8) the new estimate stands in both places":
+            _with_the_old_noise,
         "the two estimates are exchanged": _move(lambda x0, old, h, h_old: old + h / (2 * h_old) * (old - x0)),
         "this is the mean of both estimates, which lies behind the move; extrapolate":
             _move(lambda x0, old, h, h_old: (x0 + old) / 2)},
