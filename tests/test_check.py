@@ -174,7 +174,7 @@ def test_a_block_with_an_unknown_mistake_is_told_the_first_place_where_it_shows(
 
 
 @pytest.mark.parametrize("spoil, words", [
-    (lambda block, x, result: torch.nn.functional.silu(result), "case 1 of 2: a fresh block gives: something else, expe"),
+    (lambda block, x, result: torch.nn.functional.silu(result), "case 1 of 2: a fresh block gives: something else"),
     (lambda block, x, result: result - x + block.halves[0][0](x) if block.beside is None else result,
      "case 1 of 2: a fresh block gives: something else, expected its input")],
     ids=["SiLU of the sum", "norm in the shortcut"])
