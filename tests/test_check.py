@@ -82,6 +82,25 @@ def test_a_stub_with_its_docstring_is_not_a_forgotten_return():
     assert check.q_sample(forgetful).text.startswith("q_sample: it returns nothing; a `return` is missing. It is q_sam")
 
 
+def test_a_class_whose_forward_has_no_return_is_told_so_too():
+    class Begun(torch.nn.Module):
+        def __init__(self, in_channels, out_channels, emb_dim):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    class Stub(Begun):
+        def forward(self, x, emb):
+            "What a block does."
+            ...
+
+    class Forgetful(Begun):
+        def forward(self, x, emb):
+            self.conv(x)
+    for stub in (Begun, Stub):
+        assert check.ResBlock(stub).text.startswith("ResBlock: not written yet. It is ResBlock(in_channels")
+    assert check.ResBlock(Forgetful).text.startswith("ResBlock: it returns nothing; a `return` is missing. It is ResB")
+
+
 def test_what_is_no_function_is_refused_by_its_kind():
     assert "this is Tensor, expected your function itself" in check.q_sample(torch.zeros(3)).text
 
@@ -154,6 +173,27 @@ def test_a_right_block_in_another_hand_passes():
 def test_a_block_with_an_unknown_mistake_is_told_the_first_place_where_it_shows(parts, words):
     verdict = check.ResBlock(partial(OwnBlock, **parts))
     assert not verdict and verdict.mistake is None and words in verdict.text
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda block, x, result: torch.nn.functional.silu(result), "case 1 of 2: a fresh block gives: something else"),
+    (lambda block, x, result: result - x + block.halves[0][0](x) if block.beside is None else result,
+     "case 1 of 2: a fresh block gives: something else, expected its input")],
+    ids=["SiLU of the sum", "norm in the shortcut"])
+def test_what_a_fresh_block_gives_is_said_in_words(spoil, words):
+    class Spoilt(OwnBlock):
+        def forward(self, x, emb):
+            return spoil(self, x, super().forward(x, emb))
+    assert words in check.ResBlock(Spoilt).text
+
+
+def test_a_shortcut_that_starts_at_zero_does_not_pass():
+    class Closed(OwnBlock):
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
+            for part in self.beside.parameters() if self.beside else ():
+                torch.nn.init.zeros_(part)
+    assert "case 2 of 2: a fresh block gives: zeros, expected the 1x1 convolution of its" in check.ResBlock(Closed).text
 
 
 def test_a_line_that_another_module_stopped_in_is_the_last_of_the_reader():

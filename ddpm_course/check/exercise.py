@@ -180,8 +180,12 @@ def unwritten(outcome) -> bool:
 
 
 def a_stub(mine: Callable) -> bool:
-    "Whether a function does nothing at all, or raises NotImplementedError: its code is no longer than an empty one's."
-    code = getattr(mine, "__code__", None)
+    """
+    Whether a function, or the `forward` of a class, does nothing at all, or raises NotImplementedError.
+
+    Nothing: its code is no longer than an empty one's.
+    """
+    code = getattr(getattr(mine, "forward", mine), "__code__", None)
     empty = len((lambda: None).__code__.co_code)
     return code is None or "NotImplementedError" in code.co_names or len(code.co_code) <= empty
 
