@@ -62,6 +62,7 @@ from ddpm_course.training import TrainState, train_step, training_steps, validat
 HERE = Path(__file__).parent
 MOMENTS = 10, 30, 120, 300, 1000, 3000, 10_000  # of the pictures, in updates
 CHUNK = 2000  # images that are drawn at once
+WARM = ("cuda", "mps")  # devices that choose and compile kernels at the first call with a shape
 
 
 def say(*words, sep: str = " ") -> None:
@@ -201,7 +202,7 @@ def draw(sample, denoiser, n: int, labels: bool, half: str, **options) -> tuple:
         part = None if y is None else y[first:first + count].to(device)
         return sample(denoiser, count, y=part, seed=first, progress=False, **options).float().cpu()
     with fast:
-        if device.type == "cuda":
+        if device.type in WARM:
             for first in {0, (n - 1) // CHUNK * CHUNK}:
                 chunk(first, steps=3)
         wait()
@@ -213,14 +214,14 @@ def draw(sample, denoiser, n: int, labels: bool, half: str, **options) -> tuple:
 def quality(args, report: Report) -> None:
     "Samples of this run's model and of the bundled one, judged; and four samplers on the better of the two."
     _, _, held_out = prepared(args)
-    n, steps = (150, 10) if args.small else (10_000, 20)
+    n, steps = (50, 10) if args.small else (10_000, 20)
     half = choose(look_around(args.device))[0].get("precision", "float32")
     judge = DigitFeatures(args.device)
     real, labels = held_out.batch(torch.arange(len(held_out), device=held_out.images.device))
     report.add({"judge": str(judge), "real": verdict(judge, real.cpu(), labels)})
     say("real", report.found["real"])
-    compare = min(n, 2000)
-    real_features = judge.features(real[:compare].cpu())
+    compare = 0 if args.small else 2000
+    real_features = judge.features(real[:compare].cpu()) if compare else None
     models = {"this run": load_pretrained(args.folder / "model", device=args.device),
               "bundled": load_pretrained("digits", device=args.device)}
     for name, denoiser in models.items():
@@ -230,9 +231,10 @@ def quality(args, report: Report) -> None:
                                          ("without a label", denoiser, False)):
             images, y, seconds = draw(ddim_sample, asked, n, with_labels, half, steps=steps)
             found[kind] = verdict(judge, images, y) | {"seconds": seconds, "steps": steps}
-            if kind == "by class":
+            if kind == "by class" and compare:
                 scores = all_scores(real_features, judge.features(images[:compare]))
                 found["scores"] = {"n": compare} | {k: list(v) for k, v in scores.items()}
+            if kind == "by class":
                 report.add_row(f"{name}, by class", images[:10])
             report.add({name: found})
             say(name, kind, found[kind])
@@ -286,14 +288,16 @@ def other(report: Report, key: str, script: str, *options: str) -> None:
 
 
 def unet(args, report: Report) -> None:
-    size = (["--batch-size", "1", "--rounds", "1", "--peak", "0", "--profile", "0", "--only", "ours, channels_last"]
-            if args.small else ["--batch-size", "128", "--rounds", "5", "--repeats", "5"])
+    "Ours and diffusers', as shipped and with the same switches; and once more compiled."
+    names = [f"{name}, {form}" for name in ("ours", "diffusers") for form in ("channels_last", "contiguous")]
+    size = (["--batch-size", "1", "--rounds", "1", "--peak", "0", "--profile", "0", "--only", names[0]] if args.small else
+            ["--batch-size", "128", "--rounds", "5", "--repeats", "5", "--only", *names])
     other(report, "unet", "unet.py", "--device", args.device.type, *size)
     if not args.small:
-        other(report, "unet, compiled", "unet.py", "--device", args.device.type, *size, "--compile", "--profile", "0",
-              "--peak", "0")
         if "this run" in report.found:
             report.add({"goals": goals(report.found)})
+        other(report, "unet, compiled", "unet.py", "--device", args.device.type, *size, "--compile", "--profile", "0",
+              "--peak", "0")
 
 
 def loops(args, report: Report) -> None:
@@ -399,32 +403,51 @@ def switches(args, report: Report) -> None:
 
 
 def checks(args, report: Report) -> None:
-    "What only a GPU shows; on a CPU, as far as it goes."
+    "What only a GPU shows, one after the other; on a CPU, as far as it goes."
     config, data, _ = prepared(args)
     tiny = dataclasses.replace(config, compile=False, accumulate=1, batch_size=32, steps=6, save_every=3, warmup=2)
-    found = {}
-
-    def losses(config, state=None):
-        state = state or new_state(config, data.classes)
-        return state, [loss.item() for _, loss in training_steps(state, data, config)]
-
-    for precision in ("bf16", "fp16") if args.device.type == "cuda" else ("bf16",):
-        _, seen = losses(dataclasses.replace(tiny, precision=precision, steps=30))
-        found[f"30 updates in {precision}"] = {"passed": all(map(math.isfinite, seen)), "losses": [seen[0], seen[-1]]}
+    on_gpu, found = args.device.type == "cuda", {}
+    wanted = {"30 updates in bf16": functools.partial(stays_finite, "bf16"),
+              "30 updates in fp16": functools.partial(stays_finite, "fp16") if on_gpu else None,
+              "the caller's random state is kept": random_states_are_kept, "resumed, equal to the bit": resumes_exactly,
+              "a full card": fits_into_a_full_card if on_gpu else None}
+    for name, look in wanted.items():
+        try:
+            found[name] = look(tiny, data) if look else {"passed": None, "why not": "wants a GPU"}
+        except Exception as error:
+            traceback.print_exc()
+            found[name] = {"passed": False, "why not": f"{type(error).__name__}: {error}"[:300]}
+        say(name, found[name])
         report.add({"checks": found})
+    report.add({"checks": found | {"two processes over NCCL": {"passed": None, "why not": "wants two cards"}}})
 
-    def random_states():
+
+def updated(config: TrainConfig, data, state: TrainState | None = None) -> tuple[TrainState, list[float]]:
+    "A state after all updates of `config`, and their losses."
+    state = state or new_state(config, data.classes)
+    return state, [loss.item() for _, loss in training_steps(state, data, config)]
+
+
+def stays_finite(precision: str, tiny: TrainConfig, data) -> dict:
+    _, losses = updated(dataclasses.replace(tiny, precision=precision, steps=30), data)
+    return {"passed": all(map(math.isfinite, losses)), "losses": [losses[0], losses[-1]]}
+
+
+def random_states_are_kept(tiny: TrainConfig, data) -> dict:
+    def states():
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-    before = random_states()
-    state, _ = losses(dataclasses.replace(tiny, dropout=0.1))
+    before = states()
+    state, _ = updated(dataclasses.replace(tiny, dropout=0.1), data)
     ddim_sample(state.averaged, 4, steps=3, y=torch.arange(4), seed=0, progress=False)
-    found["the caller's random state is kept"] = {"passed": all(map(torch.equal, before, random_states()))}
+    return {"passed": all(map(torch.equal, before, states()))}
 
+
+def resumes_exactly(tiny: TrainConfig, data) -> dict:
     torch.use_deterministic_algorithms(True)
     try:
         with tempfile.TemporaryDirectory() as folder:
             tiny = dataclasses.replace(tiny, precision="float32", out=folder + "/run")
-            whole, _ = losses(tiny)
+            whole, _ = updated(tiny, data)
             state = new_state(tiny, data.classes)
             for step, _ in training_steps(state, data, tiny):
                 if step == 3:
@@ -432,27 +455,20 @@ def checks(args, report: Report) -> None:
             save_checkpoint(state, tiny)
             state = new_state(tiny, data.classes)
             resume_from(state, tiny)
-            state, _ = losses(tiny, state)
-        a, b = (s.averaged.state_dict() for s in (whole, state))
-        found["resumed, equal to the bit"] = {"passed": all(torch.equal(a[k], b[k]) for k in a)}
+            state, _ = updated(tiny, data, state)
     finally:
         torch.use_deterministic_algorithms(False)
-    report.add({"checks": found})
+    a, b = (s.averaged.state_dict() for s in (whole, state))
+    return {"passed": all(torch.equal(a[k], b[k]) for k in a)}
 
-    if args.device.type == "cuda":
-        free_memory()
-        free, _ = torch.cuda.mem_get_info()
-        full = torch.empty(free - int(0.8 * 2**30), dtype=torch.uint8, device=args.device)  # leaves 0.8 GiB
-        wanted = dataclasses.replace(tiny, batch_size=8192)
-        fitted = make_it_fit(wanted, functools.partial(one_step, data=data))
-        found["a full card"] = {"passed": fitted.accumulate > 1, "GiB left": 0.8, "batch": 8192,
-                                "parts": fitted.accumulate}
-        del full
-        free_memory()
-        found["two processes over NCCL"] = {"passed": None, "why not": "not possible on one card"}
-    report.add({"checks": found})
-    for name, line in found.items():
-        say(name, line)
+
+def fits_into_a_full_card(tiny: TrainConfig, data) -> dict:
+    free_memory()
+    free, _ = torch.cuda.mem_get_info()
+    full = torch.empty(free - int(0.8 * 2**30), dtype=torch.uint8, device="cuda")  # leaves 0.8 GiB
+    fitted = make_it_fit(dataclasses.replace(tiny, batch_size=8192), functools.partial(one_step, data=data))
+    taken = full.numel() / 2**30
+    return {"passed": fitted.accumulate > 1, "parts": fitted.accumulate, "batch": 8192, "GiB taken": taken}
 
 
 PARTS = {"run": run, "quality": quality, "unet": unet, "switches": switches, "loops": loops, "samplers": samplers,
@@ -462,7 +478,8 @@ PARTS = {"run": run, "quality": quality, "unet": unet, "switches": switches, "lo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="the rehearsal: a small size on the CPU")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS,
+                        help="by default all; with --small those that take seconds")
     parser.add_argument("--mnist", type=Path, help="a folder with the four files of MNIST, *-ubyte.gz")
     parser.add_argument("--folder", type=Path, help="where the model goes; by default a temporary folder")
     parser.add_argument("--out", type=Path)
@@ -472,6 +489,7 @@ def main() -> None:
         torch.set_num_threads(1)
     if args.device.type == "cpu" and not args.small:
         raise SystemExit("there is no GPU here; --small rehearses on a CPU")
+    args.parts = args.parts or [p for p in PARTS if not (args.small and p in ("unet", "loops", "samplers"))]
     args.folder = args.folder or Path(tempfile.mkdtemp())
     file = args.out or HERE / "results" / f"train_on_gpu{'_small' * args.small}.json"
     report = Report(file, args.device, args.small)
