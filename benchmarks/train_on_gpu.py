@@ -52,7 +52,7 @@ from ddpm_course.ddim import ddim_sample  # noqa: E402
 from ddpm_course.ddpm import ddpm_sample  # noqa: E402
 from ddpm_course.evaluation import DigitFeatures, all_scores  # noqa: E402
 from ddpm_course.guidance import with_guidance  # noqa: E402
-from ddpm_course.hub import load_pretrained, save_pretrained  # noqa: E402
+from ddpm_course.hub import from_diffusers, load_pretrained, save_pretrained, to_diffusers  # noqa: E402
 from ddpm_course.lib.images import fingerprint, read_idx  # noqa: E402
 from ddpm_course.lib.storage import sha256  # noqa: E402
 from ddpm_course.likelihood import bits_per_dim  # noqa: E402
@@ -167,10 +167,23 @@ def run(args, report: Report) -> None:
         "config": dataclasses.asdict(config) | {"out": "run"}, "parameters": sum(p.numel() for p in state.parameters),
         "images_per_second": config.steps * config.batch_size / seconds, "memory_gib": peak_memory(),
         "images_fingerprint": fingerprint(data.to("cpu"))}})
-    save_pretrained(state.averaged, args.folder / "model", facts={
-        "training": f"{config.steps:,} updates of {config.batch_size} digits of MNIST, seed {config.seed}"})
-    report.add({"weights_sha256": sha256((args.folder / "model" / "model.safetensors").read_bytes())})
     say(f"{config.steps} updates in {seconds:.0f} s")
+    report.add({"models": saved(state.averaged, args.folder, {
+        "training": f"{config.steps:,} updates of {config.batch_size} digits of MNIST, seed {config.seed}"})})
+
+
+def saved(denoiser, folder: Path, facts: dict) -> dict:
+    "The model as a folder, as one in half precision, and for diffusers; how large they are and how far samples differ."
+    save_pretrained(denoiser, folder / "model", facts=facts)
+    save_pretrained(denoiser, folder / "model_half", facts=facts, half=True)
+    to_diffusers(denoiser, folder / "for_diffusers", facts=facts)
+    x, y = torch.randn(4, *denoiser.shape, generator=torch.Generator().manual_seed(1)), torch.arange(4)
+    whole, half, theirs = (ddim_sample(load(folder / name), x, steps=5, y=y, progress=False) for load, name in (
+        (load_pretrained, "model"), (load_pretrained, "model_half"), (from_diffusers, "for_diffusers")))
+    return {"sha256": sha256((folder / "model" / "model.safetensors").read_bytes()),
+            "MB in half precision": sum(p.stat().st_size for p in (folder / "model_half").iterdir()) / 1e6,
+            "samples differ in half precision by": (half - whole).abs().mean().item(),
+            "samples differ through diffusers' format by": (theirs - whole).abs().max().item()}
 
 
 def verdict(judge: DigitFeatures, images: torch.Tensor, asked: torch.Tensor | None = None) -> dict:
@@ -290,8 +303,9 @@ def other(report: Report, key: str, script: str, *options: str) -> None:
 def unet(args, report: Report) -> None:
     "Ours and diffusers', as shipped and with the same switches; and once more compiled."
     names = [f"{name}, {form}" for name in ("ours", "diffusers") for form in ("channels_last", "contiguous")]
-    size = (["--batch-size", "1", "--rounds", "1", "--peak", "0", "--profile", "0", "--only", names[0]] if args.small else
-            ["--batch-size", "128", "--rounds", "5", "--repeats", "5", "--only", *names])
+    size = ["--batch-size", "128", "--rounds", "5", "--repeats", "5", "--only", *names]
+    if args.small:
+        size = ["--batch-size", "1", "--rounds", "1", "--peak", "0", "--profile", "0", "--only", names[0]]
     other(report, "unet", "unet.py", "--device", args.device.type, *size)
     if not args.small:
         if "this run" in report.found:
