@@ -56,7 +56,7 @@ def test_each_anticipated_mistake_is_named(name, sentence, i, record, capsys):
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_exercise_knows_three_mistakes_or_more_and_is_offered_by_its_name(name):
     assert len(EXERCISES[name].mistakes) >= 3 and getattr(check, name) is EXERCISES[name]
-    assert EXERCISES[name].chapter in {f"{n:02}" for n in range(1, 15)}
+    assert EXERCISES[name].chapter in {f"{n:02}" for n in range(1, 17)}
 
 
 def says_so(*given, **named):
@@ -368,7 +368,9 @@ def test_the_course_itself_passes(name):
 
 
 def test_the_course_passes_wherever_it_has_a_function_of_its_own():
-    assert EXERCISES.keys() - COURSE.keys() == {"train_step"}  # the course's is a whole state: see tests/my_ddpm.py
+    without = {"train_step",  # the course's is a whole state: see tests/my_ddpm.py
+               "step_memory"}  # what it says is measured in chapter 16
+    assert EXERCISES.keys() - COURSE.keys() == without
 
 
 # ---- Algorithm 2, which may be right in more than one way
