@@ -431,7 +431,8 @@ def test_the_answers_follow_from_the_course():
     numbers, size = sum(w.numel() for w in learned), (ASSETS / "models/digits/model.safetensors").stat().st_size
     assert check.answer("15 numbers in a file of weights", numbers)
     wrong = ANSWERS["15 numbers in a file of weights"].mistakes
-    assert list(wrong) == [len(learned), size // 2, size // 4, 2 * numbers, size]
+    added = sum(sum(w.shape) for w in learned)
+    assert list(wrong) == [len(learned), size // 2, size // 4, 2 * numbers, size, numbers + 8 // 2, added]
 
 
 def test_an_unknown_question_is_refused_by_name():
@@ -442,6 +443,10 @@ def test_an_unknown_question_is_refused_by_name():
 def test_what_is_no_number_is_no_answer():
     verdict = check.answer("02 steps until half noise", "half")
     assert not verdict and verdict.text == "02 steps until half noise: value is 'half', expected a number."
+
+
+def test_a_question_keeps_its_mark_and_gets_no_stop():
+    assert check.answer("15 heads in the middle", 8).text.endswith("how many of that width fit?")
 
 
 # ---- progress

@@ -46,12 +46,14 @@ ANSWERS = {
                   1_470_812: "half the size of the file counts the header as numbers, too",
                   735_406: "a quarter of the size of the file would be numbers of four bytes; F16 has two",
                   2_931_752: "these are the bytes of the numbers, and F16 has two for each",
-                  2_941_624: "this is the size of the file, in bytes"}),
+                  2_941_624: "this is the size of the file, in bytes",
+                  1_465_880: "the 8 bytes before the header are no weights either",
+                  14_313: "sizes are multiplied, not added: a tensor of shape [48, 4, 3, 3] holds 1,728 numbers"}),
     "15 changes that are refused": Answer(
         2, "a byte that is missing by the fingerprint of the weights, other base_channels by a shape that does not fit",
         mistakes={5: "config.json has no fingerprint of its own, and the README draws nothing",
                   4: "config.json has no fingerprint of its own: what it says is believed where the weights fit it",
-                  3: "two changes leave every name and every shape as it was; what would notice them?",
+                  3: "what would a changed README draw? and what would notice a change that fits every name and shape?",
                   1: "the weights must fit as well: other base_channels are tensors of other shapes",
                   0: "the fingerprint of the weights stands in config.json, and is compared"}),
     "15 heads in the middle": Answer(

@@ -168,7 +168,8 @@ class Exercise:
 
 def pronounce(name: str, right: bool, words: str, mistake: str | None = None) -> Verdict:
     "Print a verdict and return it."
-    verdict = Verdict(right, f"{name}: {words}" + ("" if "\n" in words else "."), mistake)  # a line of code has no stop
+    stop = "" if "\n" in words or words.endswith("?") else "."  # a line of code has none
+    verdict = Verdict(right, f"{name}: {words}{stop}", mistake)
     print(verdict.text)
     return verdict
 
