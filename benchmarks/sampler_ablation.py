@@ -6,9 +6,9 @@
 
 The samplers of `SAMPLERS` with 5, 10, 20 and 50 calls of the network (Heun, which takes an odd number, with one fewer
 where it must), DDPM with 100 too; those of 5 and 20 calls also without clipping. 200 samples each, unguided; all of one
-seed start from the same noise and have the labels of the first references. DDIM with eta 1 is DDPM with the small variance (chapter 9) and not made
-twice. DDPM and DDIM visit evenly spaced levels, the solvers those of Karras et al., as their defaults are; "DDIM
-karras" is there to tell the one from the other.
+seed start from the same noise and have the labels of the first references. DDIM with eta 1 is DDPM with the small
+variance (chapter 9) and not made twice. DDPM and DDIM visit evenly spaced levels, the solvers those of Karras et al.,
+as their defaults are; "DDIM karras" is there to tell the one from the other.
 
 The scores are those of `ablation.py`, and recall, against 1,000 training digits, with the floor beside them. The model
 has learned these, as all of MNIST's training digits: that favours every sampler alike. With `--test` they are the 2,000
