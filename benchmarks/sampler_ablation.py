@@ -1,7 +1,7 @@
 """Sampler, number of steps, fresh noise, clipping: which of them matter for the bundled digits model?
 
-    python benchmarks/sampler_ablation.py                                     all 50 rows, 10 minutes of a core
-    python benchmarks/sampler_ablation.py --samplers "DDPM small" "DDPM large" --calls 20 50 --seeds 1 2
+    python benchmarks/sampler_ablation.py --seeds 1 2                         all 100 rows, 15 minutes of one core
+    python benchmarks/sampler_ablation.py --samplers "DDPM small" "DDPM large" --calls 20 50     some of them
     python benchmarks/sampler_ablation.py --calls 5 --samples 140 --out try.json --features try
 
 The samplers of `SAMPLERS` with 5, 10, 20 and 50 calls of the network (Heun, which takes an odd number, with one fewer
