@@ -1,6 +1,6 @@
 """Trains digits at full size on a GPU, and measures what chapter 16 tells about it.
 
-    python benchmarks/train_on_gpu.py --small               the same code in a small size, about a minute on a CPU
+    python benchmarks/train_on_gpu.py --small               the same code in a small size, a few minutes on a CPU
     python benchmarks/train_on_gpu.py                       on a GPU, about ten minutes
     python benchmarks/train_on_gpu.py --parts checks        one part alone; what the others have found is kept
 
