@@ -168,6 +168,38 @@ def busy(found: dict) -> Iterator[Row]:
                   found, "at least as torch", rates["package"] >= rates["as torch"], note)
 
 
+WORK = {  # series of cost.py: what grows; the unit of time's line, and how much of x it is; and that of memory's
+    "batch": ("images in a batch", "an image", 1, "an image", 1),
+    "image_size": ("side of the images", "1,000 pixels", 1000, "1,000 pixels", 1000),
+    "no_attention": ("the same without attention", "1,000 pixels", 1000, "1,000 pixels", 1000),
+    "width": ("channels of the first level", "1,000 of their square", 1000, "10 of them", 10),
+    "in_memory": ("images in memory", "1,000 images", 1000, "1,000 images", 1000),
+    "in_files": ("images in files", "1,000 images", 1000, "1,000 images", 1000)}
+
+
+def cost(found: dict) -> Iterator[Row]:
+    note = ("Processor time of one thread, and memory above that of a tiny training; batches of "
+            f"{found['batch_size']} images of 28 x 28 pixels unless the row says so. A line has the smallest relative "
+            "squares.")
+
+    def row(name, key, what, factor, unit, size):
+        fit, points = found["lines"][name][key], found["series"][name]
+        label, (first, *_, last) = WORK[name][0], map(int, points)
+        beside = listed({f"{int(x):,}:": number(factor * point[key]) for x, point in points.items()})
+        return Row(f"{label}, {first:,} to {last:,}: {what}",
+                   f"{number(factor * fit['at_0'])} + {number(factor * size * fit['slope'])} for {unit}, "
+                   f"off by at most {fit['off']:.0%}", beside, found, "within 10% of a line", fit["off"] <= 0.1, note)
+    for name in found["series"]:
+        _, unit, size, memory_unit, memory_size = WORK[name]
+        yield row(name, "seconds_an_update", "milliseconds an update", 1000, unit, size)
+        yield row(name, "peak_mb", "memory, MB", 1, memory_unit, memory_size)
+        if name == "in_files":
+            yield row(name, "opening_seconds", "seconds to open them", 1, unit, size)
+            alone = {int(x): point["workers_mb"] for x, point in found["series"][name].items()}
+            yield Row(f"images in files, {max(alone):,}: MB that the two processes that decode hold alone",
+                      number(alone[max(alone)]), f"of {min(alone):,} files {number(alone[min(alone)])}", found)
+
+
 def over_seeds(rows: list[dict], score: str, *names: str) -> dict[tuple, tuple[float, float]]:
     "The mean of a score over the rows with equal `names`, and its standard error."
     groups = {}
@@ -270,6 +302,7 @@ SOURCES = (
     Source("train.json", "the training loop", "train.py", training_loop),
     Source("samplers.json", "samplers beside the network", "samplers.py", samplers),
     Source("busy.json", "a busy machine", "busy.py", busy),
+    Source("cost.json", "cost as work grows", "cost.py", cost),
     Source("ablation.json", "what matters in a recipe", "ablation.py", ablation),
     Source("sampler_ablation.json", "what matters in sampling", "sampler_ablation.py", sampler_ablation),
     Source("emoji_search.json", "the recipe for emoji", "emoji_search.py", emoji_search),

@@ -165,3 +165,32 @@ def test_all_run_although_one_fails_and_the_table_comes_last(monkeypatch, capsys
         script["main"]()
     assert "no_such_library cannot be imported" in capsys.readouterr().err
     assert len(ran) == 4
+
+
+def test_a_straight_line_is_found_and_a_bend_is_seen(table, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    cost = importlib.import_module("cost")
+    x = [1, 4, 16, 64]
+    straight = cost.line(x, [2 + 3 * v for v in x])
+    assert (straight["at_0"], straight["slope"]) == pytest.approx((2, 3)) and straight["off"] < 1e-9
+    bent = cost.line(x, [2 + 3 * v + 0.05 * v**2 for v in x])
+    assert 0.1 < bent["off"] < 1
+    # relative squares: a small value counts as much as a large one; written out for two points and a mean
+    assert cost.line([0, 0, 1], [1, 1.1, 5])["at_0"] == pytest.approx((1 + 1 / 1.1) / (1 + 1 / 1.21))
+
+    point = {"workers_mb": 1, "opening_seconds": 1.0}
+    series = {"image_size": {v: point | {"seconds_an_update": 1 + v**2, "peak_mb": 1 + v**2} for v in x},
+              "width": {v: point | {"seconds_an_update": 1 + v**2, "peak_mb": 1 + v} for v in x},
+              "batch": {v: point | {"seconds_an_update": 1 + v, "peak_mb": 1 + v**2} for v in x}}
+    found = {"series": series, "lines": cost.lines(series), "batch_size": 32, "date": "2026-01-02", "cpu": "a CPU"}
+    rows = list(table.cost(found))
+    assert [row.met for row in rows] == [True, True, True, True, True, False]
+    assert rows[0].ours == "1,000 + 1,000,000 for 1,000 pixels, off by at most 0%"
+
+
+def test_cost_writes_files_that_are_read_back(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    cost = importlib.import_module("cost")
+    cost.write_files(tmp_path / "digits", 3)
+    found = cost.load_images(tmp_path / "digits", image_size=28, channels=1)
+    assert (found.images == cost.load_digits().images[:3]).all()
