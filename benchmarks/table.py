@@ -185,10 +185,13 @@ def cost(found: dict) -> Iterator[Row]:
     def row(name, key, what, factor, unit, size):
         fit, points = found["lines"][name][key], found["series"][name]
         label, (first, *_, last) = WORK[name][0], map(int, points)
-        beside = listed({f"{int(x):,}:": number(factor * point[key]) for x, point in points.items()})
+        shown = "images_a_second" if key == "seconds_an_update" else key
+        beside = listed({f"{int(x):,}:": number(point[shown]) for x, point in points.items()})
+        slope = factor * size * fit["slope"]
         return Row(f"{label}, {first:,} to {last:,}: {what}",
-                   f"{number(factor * fit['at_0'])} + {number(factor * size * fit['slope'])} for {unit}, "
-                   f"off by at most {fit['off']:.0%}", beside, found, "within 10% of a line", fit["off"] <= 0.1, note)
+                   f"{number(factor * fit['at_0'])} {'-' if slope < 0 else '+'} {number(abs(slope))} for {unit}, "
+                   f"off by at most {fit['off']:.0%}", ("images a second " if shown != key else "") + beside, found,
+                   "within 10% of a line", fit["off"] <= 0.1, note)
     for name in found["series"]:
         _, unit, size, memory_unit, memory_size = WORK[name]
         yield row(name, "seconds_an_update", "milliseconds an update", 1000, unit, size)

@@ -178,7 +178,7 @@ def test_a_straight_line_is_found_and_a_bend_is_seen(table, monkeypatch):
     # relative squares: a small value counts as much as a large one; written out for two points and a mean
     assert cost.line([0, 0, 1], [1, 1.1, 5])["at_0"] == pytest.approx((1 + 1 / 1.1) / (1 + 1 / 1.21))
 
-    point = {"workers_mb": 1, "opening_seconds": 1.0}
+    point = {"workers_mb": 1, "opening_seconds": 1.0, "images_a_second": 1.0}
     series = {"image_size": {v: point | {"seconds_an_update": 1 + v**2, "peak_mb": 1 + v**2} for v in x},
               "width": {v: point | {"seconds_an_update": 1 + v**2, "peak_mb": 1 + v} for v in x},
               "batch": {v: point | {"seconds_an_update": 1 + v, "peak_mb": 1 + v**2} for v in x}}
