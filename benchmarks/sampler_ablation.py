@@ -1,7 +1,7 @@
 """Sampler, number of steps, fresh noise, clipping: which of them matter for the bundled digits model?
 
-    python benchmarks/sampler_ablation.py                                     all 50 rows, 10 minutes of a core
-    python benchmarks/sampler_ablation.py --samplers "DDPM small" "DDPM large" --calls 20 50 --seeds 1 2
+    python benchmarks/sampler_ablation.py --seeds 1 2                         all 100 rows, 15 minutes of one core
+    python benchmarks/sampler_ablation.py --samplers "DDPM small" "DDPM large" --calls 20 50     some of them
     python benchmarks/sampler_ablation.py --calls 5 --samples 140 --out try.json --features try
 
 The samplers of `SAMPLERS` with 5, 10, 20 and 50 calls of the network (Heun, which takes an odd number, with one fewer
@@ -14,10 +14,10 @@ The scores are those of `ablation.py`, and recall, against 1,000 training digits
 has learned these, as all of MNIST's training digits: that favours every sampler alike. With `--test` they are the 2,000
 test digits: for what has been chosen, once.
 
-Each sampler but DDIM and "DDPM small" differs in one choice from another one, and every row without clipping from the
-same with it. How much farther from the reference that makes it stands in `farther`, with a standard error from halves
-that both sides share: sharper than two scores side by side, since both began with the same noise. Features are kept for
-that in `--features` (runs/sampler_ablation).
+Most rows are compared with another one, named in `against`: the large variance with the small one, the others with
+DDIM, and every row without clipping with the same one that has it. How much farther from the reference it is stands in
+`farther`, with a standard error from halves that both sides share. That is sharper than two scores side by side, since
+both began with the same noise. Features are kept for it in `--features` (runs/sampler_ablation).
 
 A row is written as soon as it is there, and one that is there is not made again: after a stop, start it anew. Results
 go to benchmarks/results/sampler_ablation.json, with machine and date.
@@ -48,7 +48,7 @@ CALLS, UNCLIPPED = (5, 10, 20, 50, 100), (5, 20)
 
 class Sampler(NamedTuple):
     sample: Callable
-    against: str | None  # differs in one choice from this one
+    against: str | None
     calls: tuple[int, ...] = CALLS[:4]
 
 
@@ -58,10 +58,9 @@ SAMPLERS = {
     "DDIM": Sampler(ddim_sample, None),
     "DDIM eta 0.5": Sampler(functools.partial(ddim_sample, eta=0.5), "DDIM"),
     "DDIM karras": Sampler(functools.partial(ddim_sample, spacing="karras"), "DDIM"),
-    "DPM-Solver++": Sampler(dpmpp_sample, "DDIM karras"),
-    "Heun": Sampler(lambda *args, steps, **options: heun_sample(*args, steps=(steps + 1) // 2, **options),
-                    "DDIM karras"),
-    "PLMS": Sampler(plms_sample, "DDIM karras"),
+    "DPM-Solver++": Sampler(dpmpp_sample, "DDIM"),
+    "Heun": Sampler(lambda *args, steps, **options: heun_sample(*args, steps=(steps + 1) // 2, **options), "DDIM"),
+    "PLMS": Sampler(plms_sample, "DDIM"),
 }
 
 
@@ -134,7 +133,7 @@ def main() -> None:
         row = drawn(asked, denoiser, judge, args.features)
         change = {"sampler": SAMPLERS[sampler].against} if clip else {"clip": True}
         if other := next((r for r in found["rows"] if (asked | change).items() <= r.items()), None):
-            row["farther"] = farther(row, other, judge, args.features)
+            row |= {"against": change, "farther": farther(row, other, judge, args.features)}
         print(row, flush=True)
         found["rows"].append(row)
         write_json(args.out, found | {"machine": machine("cpu"), "judge": str(judge.judge)})

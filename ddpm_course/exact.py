@@ -221,8 +221,8 @@ def step_back(mixture: GaussianMixture, schedule: NoiseSchedule, t: int, x_t: Te
     t_prev, x = t - 1 if t_prev is None else t_prev, torch.as_tensor(x_t, dtype=torch.float64).reshape(1, -1)
     if not -1 <= t_prev < t:
         raise ValueError(f"t_prev is {t_prev}, expected -1 to {t - 1}, a level before t")
-    (a, sigma), (a_prev, sigma_prev) = schedule.scales(t), schedule.scales(t_prev)
-    noise = (sigma**2 - sigma_prev**2) / a_prev**2  # 1 - (a / a_prev)**2, without cancellation
+    (signal, sigma), (signal_prev, sigma_prev) = schedule.scales(t), schedule.scales(t_prev)
+    noise = (sigma**2 - sigma_prev**2) / signal_prev**2  # b of (3.11), without cancellation
     before = mixture.at(schedule, t_prev)
-    share, means, variances = _given(before, x, a / a_prev, noise)
+    share, means, variances = _given(before, x, signal / signal_prev, noise)
     return before._with(weights=share[0], means=means[0], variances=variances)

@@ -70,6 +70,7 @@ def from_diffusers(folder: str | Path, *, device="cpu", revision: str | None = N
 
     `folder` may be an id on the Hugging Face hub, of which `revision` fixes the version. Read are the present layout
     and the one of 2022. `ValueError` naming the file, and the key or tensor, for everything that this course's network
-    cannot represent or that is damaged. No code from the files is ever run.
+    cannot represent, and for tensors that are missing or not finite; such a folder has no fingerprints, so a flipped
+    bit may pass. No code from the files is ever run.
     """
     return read_pipeline(folder, device=device, revision=revision)

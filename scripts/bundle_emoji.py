@@ -116,15 +116,15 @@ def main() -> None:
     report = measure(denoiser, train, test)
     pixels, blurred, errors = report["pixels"], report["blurred"], report["v error"]
     facts = {
-        "data": "the bundled emoji: 1,426 of Google's Noto Emoji, 32 x 32, colour, in [-1, 1] (images Apache-2.0; "
-                "flags public domain; packaging MIT, Cal Henderson), half of them mirrored at random",
-        "classes by name": ", ".join(train.classes),
+        "data": "the bundled emoji: 1,426 of Google's Noto Emoji, 32 x 32, colour, in [-1, 1], half of them mirrored "
+                "at random",
+        "licence of the data": "images Apache-2.0; flags public domain; packaging MIT, Cal Henderson",
         "training": f"{training['step']:,} updates of {config['batch_size']} images, {args.hours} hours on "
                     f"{args.machine}, {args.date}; seed {config['seed']}, learning rate {config['lr']}, EMA "
                     f"{config['ema']}, {config['precision']}, label dropout {config['label_dropout']}",
-        "held-out loss": f"mean squared error of v over 8 levels of the schedule: {errors['held out']} on the "
-                         f"{len(test)} held-out emoji, {errors['training']} on as many training emoji (one standard "
-                         f"error over images)",
+        "metrics": f"mean squared error of v over 8 levels of the schedule, seed 1: {errors['held out']} on the "
+                   f"{len(test)} held-out emoji, {errors['training']} on as many training emoji (one standard error "
+                   f"over images)",
         "invents or remembers": f"{len(test)} drawn with guidance {SCALE:g}, DDIM in {STEPS} steps, seed 1, one for "
                                 f"each held-out emoji. Root mean square distance to the nearest training picture or "
                                 f"its mirror image, in grey levels: samples {pixels['samples']}, held-out emoji "

@@ -1,13 +1,10 @@
 """Bad input gets an error that names the value and what was expected: all refusals, a section for each module."""
-import ast
 import dataclasses
-import gc
 import json
 import math
 import os
 import pickle
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -30,6 +27,7 @@ from small_models import (
 from ddpm_course.app.checkpoints import resume_from, save_checkpoint
 from ddpm_course.app.cli import main
 from ddpm_course.app.config import TrainConfig
+from ddpm_course.app.fitting import make_it_fit
 from ddpm_course.app.processes import pick_device
 from ddpm_course.app.run import DATA, new_state, train, training_steps
 from ddpm_course.conventions import convert_level, convert_output, convert_state, level_at, sigma_at
@@ -279,16 +277,6 @@ def test_schedules():
             "the schedule has 1000 steps, expected T = 100")
 
 
-def from_chapter(page, *names, **known):
-    "Functions and classes that a chapter keeps to itself, by name; `known` are the names that they use."
-    cells = json.loads(next(Path(__file__).parents[1].glob(f"nbs/{page}")).read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    wanted = [node for source in code for node in ast.parse(source).body if getattr(node, "name", None) in names]
-    assert sorted(node.name for node in wanted) == sorted(names)
-    exec(compile(ast.Module(wanted, []), page, "exec"), known)
-    return [known[name] for name in names]
-
-
 class Breaks(IdealDenoiser):
     "Sees nothing but `bad` numbers in the image at all levels below 500."
 
@@ -518,10 +506,7 @@ def test_conventions():
         refused(lambda: level_at(schedule, karras[known]), ValueError, "sigma is")
 
 
-def test_fitting_into_memory_in_the_gpu_chapter():
-    make_it_fit, *_ = from_chapter("*_train_on_gpu.ipynb", "make_it_fit", "in_more_parts", "free_memory", gc=gc,
-                                   torch=torch, dataclasses=dataclasses, TrainConfig=TrainConfig)
-
+def test_fitting_into_memory():
     def stingy(config):
         if config.batch_size // config.accumulate > 8:
             raise torch.OutOfMemoryError("pretended")

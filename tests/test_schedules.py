@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from ddpm_course.forward import NoiseSchedule, denoised_from, linear_beta_schedule
 from ddpm_course.schedules import (SCHEDULES, SPACINGS, _grid, _pairs, betas_from_alpha_bar, cosine_beta_schedule,
-                                   exponential_beta_schedule, make_schedule, rescale_zero_terminal_snr,
+                                   exponential_beta_schedule, karras_pairs, make_schedule,
+                                   rescale_zero_terminal_snr,
                                    sigmoid_beta_schedule, time_pairs)
 
 
@@ -135,6 +136,25 @@ def test_known_lists():
     ("trailing", 999, 99), ("leading", 900, 0), ("linspace", 999, 0), ("quadratic", 999, 0), ("logsnr", 999, 0)])
 def test_the_ends_of_ten_steps(spacing, first, last):
     assert (visited(1000, 10, spacing)[0], visited(1000, 10, spacing)[-1]) == (first, last)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_levels_of_karras_start_at_the_top_and_end_low(name, zero):
+    for T in (25, 100, 1000):
+        schedule = make_schedule(name, T, zero_terminal_snr=zero)
+        for steps in {3, 7, 10, 20, T // 2, T - 1, T}:
+            times = [t for t, _ in karras_pairs(schedule, steps)]
+            assert len(times) == steps and times[0] == T - 1 and times[-1] < max(2, T // 4)
+
+
+@pytest.mark.parametrize("exponent, scale", [(1, lambda kappa: kappa), (1000, torch.log)])
+def test_the_exponent_leads_from_even_in_kappa_to_even_in_log_snr(exponent, scale):
+    line = torch.sigmoid(torch.linspace(5, -5, 2**14, dtype=torch.float64))
+    straight = NoiseSchedule(betas_from_alpha_bar(torch.cat([doubles(1), line])))
+    times = [t for t, _ in karras_pairs(straight, 9, exponent=exponent)]
+    gaps = scale(((1 - line) / line).sqrt()[times]).diff()
+    assert_close(gaps / gaps.mean(), torch.ones(8, dtype=torch.float64), rtol=0, atol=0.02)
 
 
 def test_logsnr_on_a_straight_log_snr_is_linspace():

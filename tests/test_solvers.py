@@ -6,8 +6,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from ddpm_course.ddim import ddim_sample
+from ddpm_course.ddpm import energy_test
 from ddpm_course.exact import GaussianMixture, IdealDenoiser
 from ddpm_course.forward import Denoised, NoiseSchedule, linear_beta_schedule
+from ddpm_course.guidance import with_guidance
 from ddpm_course.schedules import SPACINGS, make_schedule, time_pairs
 from ddpm_course.solvers import dpmpp_sample, dpmpp_steps, heun_sample, heun_steps, plms_sample, plms_steps
 
@@ -82,6 +85,22 @@ def test_labels_reach_the_denoiser(draw):
     "200 samples of the third class: their mean is within 0.1 of the class's, more than five standard errors."
     labelled = draw(IDEAL, 200, steps=20, y=2, seed=0)
     assert (labelled.mean(0) - WORLD.means[2]).norm() < 0.1
+
+
+def test_a_thousand_samples_pass_for_exact_ones_but_not_with_few_steps(draw):
+    "A perfect sampler fails once in a hundred; the seeds are fixed."
+    g = torch.Generator().manual_seed(9)
+    exact, start = WORLD.sample(1000, generator=g), torch.randn(1000, 2, generator=g)
+    enough, few = (energy_test(draw(IDEAL, start, steps=steps), exact) for steps in (30, 3))
+    assert enough > 0.01 > few
+
+
+def test_with_guidance_it_arrives_where_ddim_arrives_in_many_steps(draw):
+    guided, y = with_guidance(IDEAL, 2.0), torch.arange(60) % 3
+    start = torch.randn(60, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(10))
+    end = ddim_sample(guided, start, steps=1000, y=y, progress=False)
+    some, many = ((draw(guided, start, steps=steps, y=y) - end).norm(dim=1).mean() for steps in (20, 100))
+    assert many < 0.01 and many < some
 
 
 def test_memory_does_not_grow_with_the_steps(walk):

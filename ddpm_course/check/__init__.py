@@ -8,6 +8,7 @@ from .embedding import time_embedding as time_embedding
 from .evaluation import frechet_distance as frechet_distance
 from .exact import two_points as two_points
 from .exercise import Exercise as Exercise, Verdict as Verdict
+from .fitting import step_memory as step_memory
 from .forward import q_posterior as q_posterior, q_sample as q_sample
 from .guidance import guided as guided
 from .likelihood import discretized_log_prob as discretized_log_prob

@@ -40,6 +40,27 @@ ANSWERS = {
         4, "at the end of the levels the window has a side of 11, 29, 65 and 137, and a corner needs 127",
         mistakes={3: "65 pixels hold the picture for a pixel in its middle; a corner needs 2 * 63 + 1 = 127",
                   5: "four are enough: the window has a side of 137 by then"}),
+    "15 numbers in a file of weights": Answer(
+        1_465_876, "two bytes for each of them, the header and the 8 bytes before it are the whole file",
+        mistakes={111: "this is how many tensors there are; a tensor of shape [48, 4, 3, 3] holds 1,728 numbers",
+                  1_470_812: "half the size of the file counts the header as numbers, too",
+                  735_406: "a quarter of the size of the file would be numbers of four bytes; F16 has two",
+                  2_931_752: "these are the bytes of the numbers, and F16 has two for each",
+                  2_941_624: "this is the size of the file, in bytes",
+                  1_465_880: "the 8 bytes before the header are no weights either",
+                  14_313: "sizes are multiplied, not added: a tensor of shape [48, 4, 3, 3] holds 1,728 numbers"}),
+    "15 changes that are refused": Answer(
+        2, "a byte that is missing by the fingerprint of the weights, other base_channels by a shape that does not fit",
+        mistakes={5: "config.json has no fingerprint of its own, and the README draws nothing",
+                  4: "config.json has no fingerprint of its own: what it says is believed where the weights fit it",
+                  3: "what would a changed README draw? and what would notice a change that fits every name and shape?",
+                  1: "the weights must fit as well: other base_channels are tensors of other shapes",
+                  0: "the fingerprint of the weights stands in config.json, and is compared"}),
+    "15 heads in the middle": Answer(
+        32, "a missing key means heads of width 8, and 256 / 8 = 32 of them fit",
+        mistakes={8: "8 is the width of a head; how many of that width fit?",
+                  16: "the second level has so many; the middle is as wide as the last",
+                  1: "one head would be null, written out; a key that is missing means a width of 8"}),
 }
 
 

@@ -1,12 +1,12 @@
 """All exercises, and what the reader has done of them."""
-from . import (data, ddim, ddpm, embedding, evaluation, exact, forward, guidance, likelihood, objective, schedules,
-               solvers, training, unet)
+from . import (data, ddim, ddpm, embedding, evaluation, exact, fitting, forward, guidance, likelihood, objective,
+               schedules, solvers, training, unet)
 from .answers import ANSWERS
 from .exercise import Exercise
 from .record import recorded
 
 MODULES = (data, forward, exact, objective, schedules, embedding, unet, ddpm, ddim, training, guidance, evaluation,
-           likelihood, solvers)
+           likelihood, solvers, fitting)
 EXERCISES = {thing.name: thing for module in MODULES for thing in vars(module).values() if isinstance(thing, Exercise)}
 
 

@@ -168,7 +168,8 @@ class Exercise:
 
 def pronounce(name: str, right: bool, words: str, mistake: str | None = None) -> Verdict:
     "Print a verdict and return it."
-    verdict = Verdict(right, f"{name}: {words}" + ("" if "\n" in words else "."), mistake)  # a line of code has no stop
+    stop = "" if "\n" in words or words.endswith("?") else "."  # a line of code has none
+    verdict = Verdict(right, f"{name}: {words}{stop}", mistake)
     print(verdict.text)
     return verdict
 
@@ -180,8 +181,12 @@ def unwritten(outcome) -> bool:
 
 
 def a_stub(mine: Callable) -> bool:
-    "Whether a function does nothing at all, or raises NotImplementedError: its code is no longer than an empty one's."
-    code = getattr(mine, "__code__", None)
+    """
+    Whether a function, or the `forward` of a class, does nothing at all, or raises NotImplementedError.
+
+    Nothing: its code is no longer than an empty one's.
+    """
+    code = getattr(getattr(mine, "forward", mine), "__code__", None)
     empty = len((lambda: None).__code__.co_code)
     return code is None or "NotImplementedError" in code.co_names or len(code.co_code) <= empty
 

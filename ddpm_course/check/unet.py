@@ -90,10 +90,13 @@ def _properties(block: Callable, in_channels: int, out_channels: int) -> dict | 
     if fresh is None:
         return None
     counts = Counter(map(_kind, layers))
-    beside = [x] if in_channels == out_channels else [layer(x) for layer in layers if _kind(layer) == "1x1 convolution"]
+    wider = in_channels != out_channels
+    shortcut = "the 1x1 convolution of its input" if wider else "its input"
+    beside = [layer(x) for layer in layers if _kind(layer) == "1x1 convolution"] if wider else [x]
+    gives = shortcut if any(torch.allclose(fresh, each, atol=1e-4) for each in beside) else "something else"
     seen = {"the layers it runs": ", ".join(f"{kind} ({counts[kind]})" for kind in sorted(counts)),
             "the shape of the result": tuple(fresh.shape),
-            "a fresh block gives its shortcut alone": any(torch.allclose(fresh, each, atol=1e-4) for each in beside)}
+            "a fresh block gives": gives if fresh.any() else "zeros"}
     for layer, name in layers.items():
         weights = torch.Generator().manual_seed(sum(name.encode()))
         for part in layer.parameters():
@@ -153,6 +156,8 @@ attention = Exercise(
             lambda q, k, v: (q @ k.mT / math.sqrt(q.shape[1] * q.shape[-1])).softmax(-1) @ v,
         "the softmax runs over the queries; the weights of one query, over all keys, must add up to 1":
             lambda q, k, v: _scores(q, k).softmax(-2) @ v,
+        "the scaling comes after the softmax, so that the weights of a query do not add up to 1; divide the scores":
+            lambda q, k, v: (q @ k.mT).softmax(-1) / math.sqrt(q.shape[-1]) @ v,
         "the softmax is missing: weights must be positive and add up to 1": lambda q, k, v: _scores(q, k) @ v,
         "queries and keys are exchanged": lambda q, k, v: _scores(k, q).softmax(-1) @ v,
         "these are the weights; the values still have to be mixed with them": lambda q, k, v: _scores(q, k).softmax(-1),
