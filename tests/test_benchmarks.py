@@ -176,7 +176,9 @@ def test_a_straight_line_is_found_and_a_bend_is_seen(table, monkeypatch):
     bent = cost.line(x, [2 + 3 * v + 0.05 * v**2 for v in x])
     assert 0.1 < bent["off"] < 1
     # relative squares: a small value counts as much as a large one; written out for two points and a mean
-    assert cost.line([0, 0, 1], [1, 1.1, 5])["at_0"] == pytest.approx((1 + 1 / 1.1) / (1 + 1 / 1.21))
+    two_at_0 = cost.line([0, 0, 1], [1, 1.1, 5])
+    assert two_at_0["at_0"] == pytest.approx(mean := (1 + 1 / 1.1) / (1 + 1 / 1.21))
+    assert two_at_0["off"] == pytest.approx(1 - mean / 1.1)  # the largest of 4.5%, 5.0% and nothing
 
     point = {"workers_mb": 1, "opening_seconds": 1.0, "images_a_second": 1.0}
     series = {"image_size": {v: point | {"seconds_an_update": 1 + v**2, "peak_mb": 1 + v**2} for v in x},
