@@ -247,6 +247,27 @@ def test_what_cannot_be_read_is_skipped_and_listed_with_its_reason(tmp_path):
     assert from_disk.skipped == found.skipped and torch.equal(from_disk.images[torch.arange(5)], found.images)
 
 
+def test_processes_find_the_same_images_in_the_same_order(tmp_path):
+    "1,100 files: enough for processes, which hand over many at once; a whole part of them is damaged, and some others."
+    bad = {0, 63, 64, 700, 1099, *range(128, 192)}
+    for i in range(1100):
+        folder = tmp_path / f"class {i % 3}"
+        folder.mkdir(exist_ok=True)
+        if i in bad:
+            (folder / f"{i:04d}.png").write_bytes(b"\x89PNG\r\n")
+        else:
+            Image.new("L", (2, 2), i % 256).save(folder / f"{i:04d}.png")
+    alone, helped, streamed = (read(tmp_path, 1, size=2, memory=memory, workers=workers)
+                               for memory, workers in ((4.0, 0), (4.0, 2), (0, 2)))
+    names = [int(path.rsplit(".", 1)[0][-4:]) for path, _ in alone.skipped]
+    assert set(names) == bad and len(alone) == 1100 - len(bad)
+    expected = [i % 256 for c in range(3) for i in range(c, 1100, 3) if i not in bad]
+    assert alone.images[:, 0, 0, 0].tolist() == expected
+    for other in (helped, streamed):
+        assert other.skipped == alone.skipped and torch.equal(other.labels, alone.labels)
+        assert torch.equal(other.images[torch.arange(len(alone))], alone.images)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "webp", "gif"])
 def test_a_file_that_ends_too_early(tmp_path, suffix):
     photograph = Image.fromarray(skimage_data.astronaut()[:96, :96])
