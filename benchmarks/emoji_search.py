@@ -50,7 +50,12 @@ VARIANTS = {
     "batch 64": {"batch_size": 64},
     "EMA 0.99": {"ema": 0.99},
     "attention at 8 and 4": {"attention_resolutions": (8, 4)},
-    "batch 16, two levels": {"batch_size": 16, "channel_mults": (1, 2)},
+    "two levels, batch 16": {"channel_mults": (1, 2), "batch_size": 16},
+    "two levels, batch 16, sigmoid": {"channel_mults": (1, 2), "batch_size": 16, "schedule": "sigmoid"},
+    "two levels, batch 16, min-SNR": {"channel_mults": (1, 2), "batch_size": 16, "weighting": "min_snr"},
+    "two levels, batch 16, min-SNR, sigmoid": {
+        "channel_mults": (1, 2), "batch_size": 16, "weighting": "min_snr", "schedule": "sigmoid"},
+    "two levels, min-SNR, EMA 0.999": {"channel_mults": (1, 2), "weighting": "min_snr", "ema": 0.999},
 }
 
 

@@ -79,7 +79,8 @@ class TrainConfig:
 OWN_SHAPES = {"emoji": (32, 3), "cifar10": (32, 3), "cifar100": (32, 3), "flowers102": (32, 3), "celeba": (32, 3)}
 
 RECIPES = {  # what the program trains with where nothing else is said; benchmarks/emoji_search.py
-    "emoji": {"out": "runs/emoji", "channel_mults": (1, 2, 2), "flip": True, "lr": 2e-3, "steps": 1600}}
+    "emoji": {"out": "runs/emoji", "flip": True, "schedule": "sigmoid", "weighting": "min_snr", "lr": 2e-3,
+              "batch_size": 16, "steps": 16_000, "save_every": 4000}}
 
 RANGES = {name: limits for names, limits in (  # other numbers are checked where they are used
     ("image_size patch_size steps batch_size accumulate num_timesteps log_every save_every samples sample_steps",
