@@ -2,6 +2,7 @@
 __version__ = "0.1.0"
 
 import os
+import sys
 
 import lazy_loader
 
@@ -13,3 +14,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+if "IPython" in sys.modules:  # figures of a notebook say their alt text
+    from .lib.alt_text import speak_figures
+    speak_figures(sys.modules["IPython"].get_ipython())
+    del speak_figures

@@ -213,6 +213,19 @@ def test_a_frame_is_drawn_once():
     assert drawn == [(2, 2.5), (0, 1.5), (1, 1.5), (1, 2.5), (0, 2.5)]  # the strip, the start, one knob after the other
 
 
+def test_frames_are_drawn_ahead_where_that_is_asked_for():
+    pytest.importorskip("ipywidgets")
+    draw = mock.Mock()
+    with mock.patch("IPython.display.display") as display:
+        t, x = with_sliders(draw, {"t": range(3), "x": "ab"}, (1, "b"), [(2, "a")], ahead=True).children[:2]
+        assert len(draw.call_args_list) == 1 + 3 * 2  # the strip, and each place once
+        with_slider(draw, "u", range(4), 0, positions=[3], ahead=True)
+    for call in display.call_args_list:
+        plt.close(call.args[0])
+    t.value, x.value = 0, "a"
+    assert len(draw.call_args_list) == 1 + 3 * 2 + 1 + 4
+
+
 def test_sliders_show_a_static_strip_in_the_same_output():
     pytest.importorskip("ipywidgets")
     with mock.patch("IPython.display.display") as display:

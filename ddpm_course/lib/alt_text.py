@@ -36,18 +36,21 @@ def speak_figures(shell) -> None:
     if getattr(shell, "display_formatter", None) is None or hasattr(shell, "speaks_figures"):
         return
     shell.speaks_figures = True
-    running = [""]
+    text = ""  # of the cell that runs
 
-    def remember(info) -> None:
-        running[0] = alt_texts(os.environ.get("JPY_SESSION_NAME", "")).get(getattr(info, "cell_id", None), "")
-        if running[0]:  # it is going to draw
+    def runs(cell_id: str | None) -> None:
+        nonlocal text
+        text = alt_texts(os.environ.get("JPY_SESSION_NAME", "")).get(cell_id, "")
+        if text:  # it is going to draw
             from matplotlib.figure import Figure
             Figure._repr_html_ = as_html  # Matplotlib itself needs it for its WebAgg windows alone
 
     def as_html(figure) -> str | None:
-        if not running[0]:
+        if not text:
             return None
         figure.savefig(buffer := BytesIO(), format="png", bbox_inches="tight", facecolor=figure.get_facecolor())
-        return image_with_alt(buffer.getvalue(), running[0])
+        return image_with_alt(buffer.getvalue(), text)
 
-    shell.events.register("pre_run_cell", remember)
+    shell.events.register("pre_run_cell", lambda info: runs(getattr(info, "cell_id", None)))
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}  # the message that asked for this very cell
+    runs(parent.get("metadata", {}).get("cellId"))

@@ -3,6 +3,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .alt_text import image_with_alt, speak_figures
+from .alt_text import image_with_alt
 from .storage import write_atomic
-
-if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
-    speak_figures(shell)
 
 
 def to_pixels(images: Tensor, range: tuple[float, float] | None = (-1, 1)) -> np.ndarray:
@@ -158,7 +156,7 @@ def plot_loss(steps: Sequence[int], losses: Sequence[float], path: str | Path | 
 
 
 def with_slider(draw: Callable, name: str, values: Sequence, start, positions: Sequence | None = None,
-                size: tuple[float, float] = (1.6, 1.6)):
+                size: tuple[float, float] = (1.6, 1.6), ahead: bool = False):
     """
     A picture with one slider, and a static strip of the picture at `positions`: `with_sliders` for a single knob.
 
@@ -167,18 +165,19 @@ def with_slider(draw: Callable, name: str, values: Sequence, start, positions: S
     if positions is None:
         last, n = len(values) - 1, min(5, len(values))
         positions = [values[round(i * last / max(n - 1, 1))] for i in range(n)]
-    return with_sliders(draw, {name: values}, (start,), [(value,) for value in positions], size)
+    return with_sliders(draw, {name: values}, (start,), [(value,) for value in positions], size, ahead)
 
 
 def with_sliders(draw: Callable, knobs: dict[str, Sequence], start: Sequence, positions: Sequence[Sequence],
-                 size: tuple[float, float] = (1.6, 1.6)):
+                 size: tuple[float, float] = (1.6, 1.6), ahead: bool = False):
     """
     A picture that sliders change, under a static strip that also shows where no kernel runs.
 
     `draw(panel, *values)` draws on an empty Matplotlib figure, one value for each slider; it should take a tenth of a
-    second at most. `knobs`: the label of each slider and its values in order. `start` and each of `positions` hold
-    one value of every knob. `size`: inches of one picture. Shows the strip and returns the sliders with their picture;
-    without ipywidgets it returns the strip. `ValueError` for a value that its slider does not have.
+    second at most, or be drawn `ahead`: all pictures before any handle is moved. `knobs`: the label of each slider and
+    its values in order. `start` and each of `positions` hold one value of every knob. `size`: inches of one picture.
+    Shows the strip and returns the sliders with their picture; without ipywidgets it returns the strip. `ValueError`
+    for a value that its slider does not have.
     """
     for place in [start, *positions]:
         if len(place) != len(knobs):
@@ -205,6 +204,8 @@ def with_sliders(draw: Callable, knobs: dict[str, Sequence], start: Sequence, po
     sliders = [SelectionSlider(options=[(_short(v), v) for v in values], value=value, description=name, tooltip=name)
                for value, (name, values) in zip(start, knobs.items())]
     picture = HTML(frame(*start))
+    for places in product(*knobs.values()) if ahead else ():
+        frame(*places)
 
     def redraw(change) -> None:
         picture.value = frame(*(slider.value for slider in sliders))
