@@ -242,7 +242,8 @@ def train(config: TrainConfig, *, data: Dataset | None = None, model: nn.Module 
 def _train(c: TrainConfig, state: TrainState, data, held_out, progress: bool) -> Run:
     stopped_by, hidden = 0, not progress or state.rank > 0 or sys.stderr is None
     judge = DigitFeatures() if c.evaluate_every and state.rank == 0 else None
-    bar = tqdm(total=c.steps, initial=state.step, disable=hidden, unit="step")
+    # The time left is told by the mean speed: the latest one would take every checkpoint for a slow machine.
+    bar = tqdm(total=c.steps, initial=state.step, disable=hidden, unit="step", smoothing=0)
     metrics = _Metrics(state, c, bar)
     try:
         with bar, interruptible() as received, _saved_before_it_ends(state, c):
