@@ -3,17 +3,23 @@
     python benchmarks/emoji_search.py                          all variants below, 200 s of processor time each
     python benchmarks/emoji_search.py --seconds 300 wide deep  some of them, longer
     python benchmarks/emoji_search.py --pictures DIR           and 36 samples of each, a row a class, as PNG
+    python benchmarks/emoji_search.py --program runs/emoji     the program's own run, on all cores: ten minutes of two
 
 Each variant differs from the base recipe in the fields named. All get the same processor time on one thread, which is
 what a reader spends and does not depend on what else the machine does; the learning rate falls over the same share of
 it. Judged on the 158 held-out emoji: the mean squared error of v at 8 signal-to-noise ratios, those of the cosine
 schedule's levels 62, 187, ... 937, whatever schedule the variant was trained on, with the same noise. The same on as
-many training emoji shows how much is remembered. Results go to benchmarks/results/emoji_search.json.
+many training emoji shows how much is remembered. Results go to benchmarks/results/emoji_search.json, and the samples
+of the program's run to emoji_program.png.
 """
 import argparse
 import dataclasses
 import json
 import math
+import shutil
+import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,6 +31,7 @@ from ddpm_course.app.run import new_state
 from ddpm_course.data import ImageDataset, load_emoji
 from ddpm_course.ddim import ddim_sample
 from ddpm_course.guidance import with_guidance
+from ddpm_course.hub import load_pretrained
 from ddpm_course.lib import viz
 from ddpm_course.schedules import make_schedule
 from ddpm_course.training import batch_index, class_count, train_step
@@ -83,7 +90,7 @@ def mean_and_error(x: torch.Tensor) -> list[float]:
 
 def run(name: str, seconds: float, pictures: Path | None) -> dict:
     config = TrainConfig(**BASE | VARIANTS[name])
-    data, held_out = load_emoji("train"), load_emoji("test")
+    data = load_emoji("train")
     state = new_state(config, len(data.classes))
     start, wall = time.process_time(), time.perf_counter()
     while (elapsed := time.process_time() - start) < seconds:
@@ -92,12 +99,8 @@ def run(name: str, seconds: float, pictures: Path | None) -> dict:
         config = dataclasses.replace(config, steps=guess if state.step > 20 else 10**6)
         train_step(state, data.batch(batch_index(len(data), config.batch_size, state.step, config.seed)), config)
     wall = time.perf_counter() - wall
-    index = torch.arange(len(held_out))
     row = {"variant": name, "changes": VARIANTS[name], "processor_seconds": seconds, "wall_seconds": round(wall),
-           "steps": state.step, "images": state.step * config.batch_size,
-           "parameters": sum(p.numel() for p in state.denoiser.model.parameters()),
-           "held_out_v_error": mean_and_error(v_error(state.averaged, held_out, index)),
-           "train_v_error": mean_and_error(v_error(state.averaged, data, index))}
+           "steps": state.step, "images": state.step * config.batch_size, **judged(state.averaged)}
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
         y = torch.arange(len(data.classes)).repeat_interleave(4)
@@ -106,19 +109,47 @@ def run(name: str, seconds: float, pictures: Path | None) -> dict:
     return row
 
 
+def judged(denoiser) -> dict:
+    data, held_out = load_emoji("train"), load_emoji("test")
+    index = torch.arange(len(held_out))
+    return {"parameters": sum(p.numel() for p in denoiser.model.parameters()),
+            "held_out_v_error": mean_and_error(v_error(denoiser, held_out, index)),
+            "train_v_error": mean_and_error(v_error(denoiser, data, index))}
+
+
+def program(folder: Path) -> dict:
+    "What a person gets who types the command: the time until the samples are there, and how good the model is."
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "ddpm_course", "train", "--data", "emoji", "--out", str(folder)], check=True)
+    return judged_run(folder, time.perf_counter() - start)
+
+
+@torch.no_grad()
+def judged_run(folder: Path, seconds: float) -> dict:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    shutil.copy(folder / "samples.png", RESULTS.parent / "emoji_program.png")
+    return {"wall_seconds": round(seconds), "steps": rows[-1]["step"],
+            "images_per_second": round(statistics.median(row["images_per_second"] for row in rows), 1),
+            **judged(load_pretrained(folder)), "machine": machine("cpu"), "date": time.strftime("%Y-%m-%d")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"some of: {', '.join(VARIANTS)}")
     parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--program", type=Path, metavar="RUN", help="a new folder, for the program's own run")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    if args.program:
+        RESULTS.write_text(json.dumps(found | {"program": program(args.program)}, indent=1) + "\n")
+        return
+    torch.set_num_threads(1)
     for name in args.variants or VARIANTS:
         row = run(name, args.seconds, args.pictures)
         print(json.dumps(row), flush=True)
         rows = [r for r in found["rows"] if (r["variant"], r["processor_seconds"]) != (name, args.seconds)] + [row]
-        found = {"machine": machine("cpu"), "date": time.strftime("%Y-%m-%d"), "base": BASE, "rows": rows}
+        found = found | {"machine": machine("cpu"), "date": time.strftime("%Y-%m-%d"), "base": BASE, "rows": rows}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 

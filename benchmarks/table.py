@@ -266,6 +266,10 @@ def emoji_search(found: dict) -> Iterator[Row]:
                   found["machine"] | found,
                   note="On the left the recipe of `ddpm_course train --data emoji`. All variants are judged on the "
                        "same images, so differences are known better than each number.")
+    if run := found.get("program"):
+        yield Row(f"`ddpm_course train --data emoji`, {run['steps']:,} updates, {number(run['images_per_second'])} "
+                  "images a second: minutes until the samples are there", number(run["wall_seconds"] / 60),
+                  f"held-out error of v {pm(*run['held_out_v_error'])}", run | run["machine"])
 
 
 def emoji_model(found: dict) -> Iterator[Row]:
