@@ -1,5 +1,8 @@
 """Scores of samples: known answers, what must raise them, and what is refused."""
+import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ddpm_course import evaluation
-from ddpm_course.data import load_digits
+from ddpm_course.data import load_digits, load_emoji, to_model_range
 from ddpm_course.evaluation import (
     SCORES,
     DigitFeatures,
@@ -180,6 +183,44 @@ def test_the_judge_knows_digits(judge, digits):
 def test_the_judge_says_who_it_is_and_how_good(judge):
     assert str(judge) == repr(judge) == f"digits-1 (sha256 {evaluation.DIGITS_1[:8]})"
     assert judge.facts["accuracy"] >= 0.99 and judge.facts["judged on"] == "MNIST, 10,000 test images"
+
+
+def test_the_distances_are_those_of_torchmetrics(judge):
+    "The same images through the same features, the sets of 400 as they are: half of one is mirrored."
+    fid = pytest.importorskip("torchmetrics.image.fid").FrechetInceptionDistance
+    kid = pytest.importorskip("torchmetrics.image.kid").KernelInceptionDistance
+
+    class Features(torch.nn.Module):
+        num_features = 64
+
+        def forward(self, images):
+            return judge.features(to_model_range(images))
+
+    real, made = load_digits("test").images[:400], load_digits("train").images[:400]
+    made = torch.cat([made[:200], made[200:].flip(-1)])
+    theirs = (fid(Features(), input_img_size=(1, 28, 28)).set_dtype(torch.float64),
+              kid(Features(), subsets=1, subset_size=400))
+    for metric in theirs:
+        metric.update(real, real=True)
+        metric.update(made, real=False)
+    a, b = (judge.features(to_model_range(images)) for images in (real, made))
+    assert frechet_distance(a, b) == pytest.approx(theirs[0].compute().item(), rel=1e-6)
+    assert kernel_distance(a, b) == pytest.approx(theirs[1].compute()[0].item(), rel=1e-5)
+
+
+def test_the_lines_for_inception_run_as_chapter_12_has_them(monkeypatch):
+    "With the random weights of a network that has learned nothing, because the learned ones would be downloaded."
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    pytest.importorskip("torchmetrics.image.fid")
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", lambda url, progress: {})
+    monkeypatch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+    notebook = json.loads((Path(__file__).parent.parent / "nbs/12_evaluation.ipynb").read_text(encoding="utf-8"))
+    (text,) = (text for cell in notebook["cells"] if "torchmetrics" in (text := "".join(cell["source"])))
+    (lines,) = re.findall("```python\n(.*?)```", text, re.S)
+    emoji = load_emoji("test").batch(torch.arange(6))[0]
+    given = {"torch": torch, "kernel_distance": kernel_distance, "images": emoji[:3], "real_features": normal(4, 2048)}
+    exec(lines, given)
+    assert given["features"].shape == (3, 2048) and given["features"].isfinite().all()
 
 
 def test_an_image_is_judged_alike_alone_and_among_others(judge, digits):
