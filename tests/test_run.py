@@ -1,13 +1,16 @@
 """A run: its images, what it leaves in its folder, how it is stopped, and the images it goes on with."""
 import dataclasses
+import io
 import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm.std import tqdm
 
 from ddpm_course.app import processes as processes_module
+from ddpm_course.app import run as run_module
 from ddpm_course.app.config import TrainConfig
 from ddpm_course.app.run import DATA, draw, load_data, read_metrics, train
 from ddpm_course.data import ImageDataset, load_digits
@@ -124,3 +127,36 @@ def test_a_run_goes_on_with_images_that_are_alike_as_far_as_can_be_told(whole):
                 train(resume, progress=False)
     finally:
         write_json(whole.folder / DATA, described)
+
+
+def test_the_time_left_is_right_within_a_fifth_from_the_first_minute_on(tmp_path, monkeypatch):
+    "By a clock of its own, on which an update takes a second and a checkpoint five."
+    now, told = 0.0, []
+
+    class Bar(tqdm):
+        _time = property(lambda self: lambda: now, lambda self, _: None)
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options | {"disable": False, "file": io.StringIO(), "mininterval": 0.5})
+
+        def remaining(self):
+            "As the bar computes what it shows."
+            d = self.format_dict
+            return (d["total"] - d["n"]) / (d["rate"] or d["n"] / d["elapsed"])
+
+        def update(self, n=1):
+            nonlocal now
+            now += 1
+            shown = super().update(n)
+            told.append((now, self.remaining()))
+            return shown
+
+    def checkpoint(*args):
+        nonlocal now
+        now += 5
+
+    monkeypatch.setattr(run_module, "tqdm", Bar)
+    monkeypatch.setattr(run_module, "_checkpoint", checkpoint)
+    train(dataclasses.replace(TINY, steps=200, save_every=25, samples=1, out=str(tmp_path / "run")))
+    left = [(words, now - at) for at, words in told if at >= 60 and now - at >= 20]
+    assert len(left) > 100 and all(words == pytest.approx(truth, rel=0.2) for words, truth in left)
