@@ -15,7 +15,8 @@ from ddpm_course.ddpm import as_labels, ddpm_sample, ddpm_steps, noise_source
 from ddpm_course.exact import GaussianMixture, IdealDenoiser
 from ddpm_course.forward import PREDICTIONS, Denoised, NoiseSchedule, linear_beta_schedule, prediction_target
 from ddpm_course.hub import load_pretrained
-from ddpm_course.objective import Denoiser, eval_mode
+from ddpm_course.lib.modes import eval_mode
+from ddpm_course.objective import Denoiser
 from ddpm_course.schedules import SPACINGS, make_schedule, time_pairs
 from ddpm_course.solvers import dpmpp_sample, dpmpp_steps, heun_sample, heun_steps, plms_sample, plms_steps
 from ddpm_course.unet import UNet, UNetConfig
