@@ -112,7 +112,8 @@ class UNetConfig:
     def __post_init__(self):
         plain = {name: check_number(name, getattr(self, name), 1, whole=True)
                  for name in ("image_size", "image_channels", "num_res_blocks", "heads", "groups", "patch_size")}
-        plain["base_channels"] = check_number("base_channels", self.base_channels, 4, whole=True)  # for the time embedding
+        # at least 4 channels, because the time embedding has that many numbers
+        plain["base_channels"] = check_number("base_channels", self.base_channels, 4, whole=True)
         plain["dropout"] = check_number("dropout", self.dropout, 0, 1, below=True)
         plain["num_classes"] = check_number("num_classes", self.num_classes, 1, whole=True, or_none=True)
         for name in ("null_label", "self_conditioning"):
