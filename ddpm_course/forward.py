@@ -50,8 +50,8 @@ class Gaussian:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         "One draw, `mean + std * noise`, of the shape that mean and variance broadcast to."
-        mean, std = torch.broadcast_tensors(self.mean, self.std)
-        return mean + std * normal_like(mean, generator)
+        shape = torch.broadcast_shapes(self.mean.shape, self.variance.shape)
+        return self.mean + self.std * normal_like(self.mean.expand(shape), generator)
 
     def log_prob(self, x: Tensor) -> Tensor:
         "The log density of every entry of `x`, in nats."
