@@ -10,11 +10,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .ddpm import Sampling, Step, run_sampler
-from .lib.arguments import check_number
-from .objective import AnyDenoiser, eval_mode
+from .lib.arguments import check_number, check_same_shape
+from .objective import AnyDenoiser
 
 # %% ../nbs/09_ddim_sampling.ipynb #ba8dad95
 def ddim_coefficients(now: tuple[float, float], prev: tuple[float, float], eta: float) -> tuple[float, float]:
@@ -40,15 +39,14 @@ def ddim_steps(denoiser: AnyDenoiser, noise_or_n: Tensor | int | None = None, *,
     eta = check_number("eta", eta, 0, 1)
     run = Sampling(denoiser, noise_or_n, **options)
     x, scales = run.x, run.schedule.scales
-    with eval_mode(denoiser):
-        for t, t_prev in run.moves():
-            x0, eps = run.estimate(x, t)
-            yield Step(t, x, x0)
-            if t_prev >= 0:
-                now, prev = scales(t), scales(t_prev)
-                kept, new = ddim_coefficients(now, prev, eta)
-                a_prev, noise = prev[0], run.draw() if eta else 0.0
-                x = a_prev * x0 + kept * eps + new * noise
+    for t, t_prev in run.moves():
+        x0, eps = run.estimate(x, t)
+        yield Step(t, x, x0)
+        if t_prev >= 0:
+            now, prev = scales(t), scales(t_prev)
+            kept, new = ddim_coefficients(now, prev, eta)
+            a_prev, noise = prev[0], run.draw() if eta else 0.0
+            x = a_prev * x0 + kept * eps + new * noise
 
 # %% ../nbs/09_ddim_sampling.ipynb #5dba3b56
 def ddim_sample(denoiser: AnyDenoiser, noise_or_n: Tensor | int | None = None, *, steps: int | None = None,
@@ -71,13 +69,12 @@ def ddim_invert(denoiser: AnyDenoiser, x0: Tensor, *, steps: int | None = None, 
     nothing is clipped. Each move uses the eps of the level it leaves; the first, from the clean image, that of level 0.
     `options`: `spacing`, `pairs` and `y` of `Sampling`.
     """
-    run = Sampling(denoiser, x0, steps=steps, clip=None, **options)
+    run = Sampling(denoiser, x0, steps=steps, clip=None, progress=progress, **options)
     x, scales = run.x, run.schedule.scales
-    with eval_mode(denoiser):
-        for t_to, t_from in tqdm(run.pairs[::-1], disable=not progress, leave=False, desc="inverting"):
-            eps = run.estimate(x, max(t_from, 0)).eps
-            (a, s), (a_to, s_to) = scales(t_from), scales(t_to)
-            x = a_to * (x - s * eps) / a + s_to * eps
+    for t_to, t_from in run.moves(back=True):
+        eps = run.estimate(x, max(t_from, 0)).eps
+        (a, s), (a_to, s_to) = scales(t_from), scales(t_to)
+        x = a_to * (x - s * eps) / a + s_to * eps
     return x
 
 # %% ../nbs/09_ddim_sampling.ipynb #59b9a587
@@ -88,8 +85,7 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     `a`, `b`: (B, ...) of one shape; each sample moves along the arc between its two ends. Where the two point the same
     way, or exactly opposite ways, or one has length 0, the straight line is used.
     """
-    if a.shape != b.shape:
-        raise ValueError(f"a has shape {tuple(a.shape)} and b {tuple(b.shape)}, expected one shape")
+    check_same_shape("b", b, "a", a)
     u, v = a.flatten(1), b.flatten(1)
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
     angle = cosine.clamp(-1, 1).acos().view(-1, *[1] * (a.ndim - 1))

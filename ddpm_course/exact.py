@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .forward import PREDICTIONS, Denoised, NoiseSchedule, per_sample
-from .lib.arguments import check_choice, check_shape
+from .lib.arguments import check_choice, check_images, check_index, check_labels, check_shape
 
 # %% ../nbs/03_exact_world.ipynb #fab9d23b
 class GaussianMixture:
@@ -156,12 +156,11 @@ class IdealDenoiser:
 
     def _candidates(self, x_t: Tensor, t: int | Tensor, y: Tensor | None):
         "x_t flat, its two factors, and for every bell: responsibilities, means and variances of the candidates x0."
-        if not x_t.is_floating_point() or x_t.shape[1:] != self.shape:
-            raise ValueError(f"x_t is {x_t.dtype} {tuple(x_t.shape)}, expected floating point (B, *{self.shape})")
-        x = x_t.flatten(1).double()
+        x = check_images("x_t", x_t, ("B", *self.shape), self.mixture.means.device).flatten(1).double()
         signal, sigma = _factors(self.schedule, t, x[:, None])
         share, means, variances = _given(self.mixture, x, signal, sigma**2)
-        share = share if y is None else _one_bell(y, share)
+        if y is not None:  # then the bell is known
+            share = torch.nn.functional.one_hot(check_labels(y, *share.shape), self.num_labels).double()
         return x[:, None], signal, sigma, share[..., None], means, variances
 
     def __call__(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None, x0_prev=None) -> Denoised:
@@ -185,13 +184,6 @@ def _factors(schedule: NoiseSchedule, t: int | Tensor, x: Tensor) -> list[Tensor
     table = torch.tensor([schedule.scales(level) for level in levels.tolist()], dtype=torch.float64)[which]
     return [per_sample(factor, x) for factor in table.unbind(-1)]
 
-def _one_bell(y: Tensor, share: Tensor) -> Tensor:
-    "Responsibilities (B, K) for somebody who knows the bell `y`, int64 (B,)."
-    B, K = share.shape
-    if y.dtype != torch.int64 or y.shape != (B,) or not ((y >= 0) & (y < K)).all():
-        raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}, expected int64 ({B},) with values 0 to {K - 1}")
-    return torch.nn.functional.one_hot(y, K).double()
-
 # %% ../nbs/03_exact_world.ipynb #27307bdc
 def loss_floor(denoiser: IdealDenoiser, t: int, prediction: str = "eps", *, n: int = 10_000,
                generator: torch.Generator | None = None) -> float:
@@ -202,8 +194,7 @@ def loss_floor(denoiser: IdealDenoiser, t: int, prediction: str = "eps", *, n: i
     of x_t, with the standard error `denoiser.x0_variance(x_t, t).std() / n**0.5` before the factor of the prediction.
     """
     check_choice("prediction", prediction, PREDICTIONS)
-    if t < 0:
-        raise ValueError(f"t is {t}, expected a noise level, 0 or more")
+    check_index("t", t, denoiser.schedule.betas, 0, "the first noise level")
     signal, sigma = denoiser.schedule.scales(t)
     x_t = denoiser.mixture.at(denoiser.schedule, t).sample(n, generator=generator).reshape(n, *denoiser.shape)
     parts = x_t.split(max(1, 10**7 // denoiser.mixture.means.numel()))  # 80 MB for one array

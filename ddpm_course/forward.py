@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .lib.arguments import as_float, check_choice, check_index, check_number, check_same_shape
+from .lib.arguments import as_float, check_choice, check_index, check_number, check_same_shape, normal_like
 
 # %% ../nbs/02_forward_process.ipynb #032ad8ee
 def linear_beta_schedule(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
@@ -34,9 +34,7 @@ def linear_beta_schedule(T: int = 1000, start: float = 1e-4, end: float = 0.02) 
 # %% ../nbs/02_forward_process.ipynb #473cd15b
 @dataclass(frozen=True)
 class Gaussian:
-    """
-    A diagonal normal distribution: `mean` and `variance` (not standard deviation) of shapes that broadcast.
-    """
+    "A diagonal normal distribution: `mean` and `variance` (not standard deviation) of shapes that broadcast."
     mean: Tensor
     variance: Tensor
 
@@ -53,8 +51,7 @@ class Gaussian:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         "One draw, `mean + std * noise`, of the shape that mean and variance broadcast to."
         shape = torch.broadcast_shapes(self.mean.shape, self.variance.shape)
-        noise = torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + self.std * noise
+        return self.mean + self.std * normal_like(self.mean.expand(shape), generator)
 
     def log_prob(self, x: Tensor) -> Tensor:
         "The log density of every entry of `x`, in nats."
@@ -122,16 +119,17 @@ class NoiseSchedule(nn.Module):
     def q_step(self, x: Tensor, t: int | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         "A draw from q(x_t | x_{t-1}) (equation 2.1): `x` at level t-1 moves to level `t`, 0..T-1. float32 or better."
         check_index("t", t, self.betas, 0, "the first step")
-        beta = per_sample(self.betas[t], x)
-        return (1 - beta).sqrt() * as_float(x) + beta.sqrt() * _noise_like(x, generator)
+        x, beta = as_float(x), per_sample(self.betas[t], x)
+        return (1 - beta).sqrt() * x + beta.sqrt() * normal_like(x, generator)
 
     def q_sample(self, x0: Tensor, t: int | Tensor, noise: Tensor | None = None, *,
                  generator: torch.Generator | None = None) -> Tensor:
         "A draw from q(x_t | x0) (equation 2.7), with `noise` (shape of `x0`) where given. float32 or better."
-        noise = _noise_like(x0, generator) if noise is None else noise
+        x0 = as_float(x0)
+        noise = normal_like(x0, generator) if noise is None else noise
         check_same_shape("noise", noise, "x0", x0)
         signal, sigma = self.factors(t, x0)
-        return signal * as_float(x0) + sigma * as_float(noise)
+        return signal * x0 + sigma * as_float(noise)
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: int | Tensor) -> Gaussian:
         "q(x_{t-1} | x_t, x0) (equations 2.9, 2.10) for `t` in 0..T-1. Its variance is 0 at `t = 0`."
@@ -175,20 +173,12 @@ def _check_betas(betas) -> Tensor:
     betas = torch.as_tensor(betas).detach().to("cpu", torch.float64)
     if betas.ndim != 1 or len(betas) == 0:
         raise ValueError(f"betas have shape {tuple(betas.shape)}, expected (T,) with T of 1 or more")
-    if not torch.isfinite(betas).all():
-        raise ValueError("betas hold NaN or infinite values, expected numbers in (0, 1]")
-    bad = (betas <= 0) | (betas > 1)
-    bad[:-1] |= betas[:-1] == 1  # a full restart in the middle would make all later steps independent of the image
-    if bad.any():
-        i = int(bad.nonzero()[0])
+    good = (betas > 0) & (betas < 1)
+    good[-1] |= betas[-1] == 1  # a full restart before the end would make all later steps independent of the image
+    if not good.all():
+        i = good.tolist().index(False)
         raise ValueError(f"betas[{i}] is {betas[i].item():.6g}, expected a value in (0, 1), or 1 as the very last")
     return betas
-
-# %% ../nbs/02_forward_process.ipynb #429b514c
-def _noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    "Standard normal noise of the shape of `x`, at least float32."
-    x = as_float(x)
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 # %% ../nbs/02_forward_process.ipynb #e328957d
 class Denoised(NamedTuple):

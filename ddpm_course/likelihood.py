@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .ddpm import clipping
 from .forward import Gaussian, NoiseSchedule
-from .lib.arguments import check_choice, check_number
-from .objective import VARIANCES, AnyDenoiser, eval_mode
+from .lib.arguments import check_choice, check_number, check_numbers
+from .lib.modes import eval_mode
+from .objective import VARIANCES, AnyDenoiser
 
 # %% ../nbs/13_likelihood.ipynb #6f80910d
 def discretized_log_prob(gaussian: Gaussian, x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
@@ -75,9 +76,7 @@ def vlb_terms(denoiser: AnyDenoiser, x0: Tensor, *, variance: str | None = None,
     check_choice("variance", variance, VARIANCES)
     check_choice("decoder", decoder, ("discretized", "gaussian"))
     schedule, T = denoiser.schedule, denoiser.schedule.num_timesteps
-    levels = range(1, T) if levels is None else [int(t) for t in levels]
-    if any(not 1 <= t < T for t in levels):
-        raise ValueError(f"levels are {list(levels)}, expected code levels in 1..{T - 1}")
+    levels = range(1, T) if levels is None else check_numbers("levels", levels, 1, T - 1, whole=True)
     clip = clipping(clip, denoiser)
 
     def step(t: int) -> tuple[Gaussian, Gaussian]:
@@ -117,8 +116,7 @@ def bits_per_dim(denoiser: AnyDenoiser, x0: Tensor, *, levels: int | None = None
     `levels`: about how many of the T-1 inner levels to visit, drawn at random so that the mean is right; all where
     None. `options` are those of `vlb_terms`, among them the variance and the decoder, which change the number.
     """
-    if levels is not None:
-        levels = check_number("levels", levels, 1, whole=True)
+    levels = check_number("levels", levels, 1, whole=True, or_none=True)
     first, size = _cells(denoiser.schedule.num_timesteps, levels)
     spot = torch.rand(len(first), generator=generator, device=generator.device if generator else None).cpu()
     visited = first + (spot * size).long()

@@ -26,8 +26,9 @@ def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float = 0.999) -> Tensor:
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or alpha_bar[0] != 1:
         raise ValueError(f"alpha_bar has shape {tuple(alpha_bar.shape)} and starts with "
                          f"{alpha_bar.flatten()[:1].tolist()}, expected (T+1,) starting with 1, the clean image")
-    if not (alpha_bar.diff() < 0).all() or alpha_bar[-1] < 0:
-        i = int((~(alpha_bar.diff() < 0) | (alpha_bar[1:] < 0)).nonzero()[0])
+    falls = (alpha_bar.diff() < 0) & (alpha_bar[1:] >= 0)
+    if not falls.all():
+        i = falls.tolist().index(False)
         raise ValueError(f"alpha_bar goes from {alpha_bar[i]:.6g} to {alpha_bar[i + 1]:.6g} at step {i}, "
                          f"expected it to fall at every step, to 0 or more")
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
@@ -111,7 +112,7 @@ def time_pairs(T: int, steps: int, spacing: str = "trailing", *,
         schedule = make_schedule("cosine", T) if schedule is None else schedule
         if schedule.num_timesteps != T:
             raise ValueError(f"the schedule has {schedule.num_timesteps} steps, expected T = {T}")
-        return _pairs({"logsnr": _quantiles_of_log_snr, "karras": _karras_levels}[spacing](schedule, steps), T)
+        return karras_pairs(schedule, steps) if spacing == "karras" else _log_snr_pairs(schedule, steps)
     places, last = (range(steps), steps - 1) if steps > 1 else ([1], 1)  # a single step leaves the last level
     return _pairs({
         "trailing": [round((i + 1) * T / steps) - 1 for i in range(steps)],
@@ -130,27 +131,16 @@ def _pairs(times: list[int], T: int) -> list[tuple[int, int]]:
     return list(zip(times[::-1], times[-2::-1] + [-1]))
 
 # %% ../nbs/05_schedules.ipynb #5787929b
-def _quantiles_of_log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
-    "The levels closest to an even division of the log-SNR range, rising; a single step leaves the last level."
+def _log_snr_pairs(schedule: NoiseSchedule, steps: int) -> list[tuple[int, int]]:
+    "Moves through the levels closest to an even division of the log-SNR range; a single step leaves the last level."
     last = schedule.num_timesteps - 1
     if steps == 1:
-        return [last]
+        return [(last, -1)]
     log_snr = schedule.snr(torch.arange(last + 1, device=schedule.betas.device)).log().cpu()
     pure = [last] if log_snr[last].isinf() else []  # pure noise has no place on the axis: visited, not counted
     axis = log_snr[: last + 1 - len(pure)]
     wanted = torch.linspace(axis[0], axis[-1], steps - len(pure))
-    return (axis - wanted[:, None]).abs().argmin(1).tolist() + pure
-
-# %% ../nbs/05_schedules.ipynb #8f164677
-def _karras_levels(schedule: NoiseSchedule, steps: int, exponent: float = 7.0, largest: float = 80.0) -> list[int]:
-    "The levels nearest to the grid of Karras et al. (2022), whose reason is told in chapter 14 (14.10), rising."
-    T = schedule.num_timesteps
-    ratios = schedule.snr(torch.arange(T, device=schedule.betas.device)).cpu().double().rsqrt()
-    low, high = ratios[0].item() ** (1 / exponent), min(ratios[-1].item(), largest) ** (1 / exponent)
-    wanted = torch.linspace(low, high, steps, dtype=torch.float64) ** exponent
-    between = (ratios[1:] * ratios[:-1]).sqrt()  # half-way between neighbours, in logarithms
-    times = torch.searchsorted(between, wanted)  # so many borders are passed: the index of the nearest level
-    return times.tolist()[:-1] + [T - 1]
+    return _pairs((axis - wanted[:, None]).abs().argmin(1).tolist() + pure, last + 1)
 
 # %% ../nbs/05_schedules.ipynb #5a0c1e10
 def karras_pairs(schedule: NoiseSchedule, steps: int, exponent: float = 7.0,
@@ -161,5 +151,11 @@ def karras_pairs(schedule: NoiseSchedule, steps: int, exponent: float = 7.0,
     The first move leaves level T-1; the noise-to-signal ratios of the grid go from `largest`, or from the schedule's
     own where that is smaller, to the ratio of level 0. `ValueError` where `steps` is not in 1..T.
     """
-    steps = check_number("steps", steps, 1, schedule.num_timesteps, whole=True)
-    return _pairs(_karras_levels(schedule, steps, exponent, largest), schedule.num_timesteps)
+    T = schedule.num_timesteps
+    steps = check_number("steps", steps, 1, T, whole=True)
+    ratios = schedule.snr(torch.arange(T, device=schedule.betas.device)).cpu().double().rsqrt()
+    low, high = ratios[0].item() ** (1 / exponent), min(ratios[-1].item(), largest) ** (1 / exponent)
+    wanted = torch.linspace(low, high, steps, dtype=torch.float64) ** exponent
+    between = (ratios[1:] * ratios[:-1]).sqrt()  # half-way between neighbours, in logarithms
+    times = torch.searchsorted(between, wanted)  # so many borders are passed: the index of the nearest level
+    return _pairs(times.tolist()[:-1] + [T - 1], T)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .ddpm import Sampling, Step, run_sampler
 from .forward import Denoised, NoiseSchedule
-from .objective import AnyDenoiser, eval_mode
+from .objective import AnyDenoiser
 
 # %% ../nbs/14_fast_solvers.ipynb #3a8fb9d7
 def _move(x: Tensor, x0: Tensor, now: tuple[float, float], prev: tuple[float, float]) -> Tensor:
@@ -37,13 +37,12 @@ def _solve(ask: Callable, rule: Callable, denoiser: AnyDenoiser, noise_or_n: Ten
     "The loop of all solvers: `ask`, yield, move by the `rule`; the last move ends on the last estimate of x0."
     run = Sampling(denoiser, noise_or_n, spacing=spacing, **options)
     x, past = run.x, []
-    with eval_mode(denoiser):
-        for t, t_prev in run.moves():
-            answer = ask(run, x, t)
-            yield Step(t, x, run.x0)
-            if t_prev >= 0:
-                x = rule(run, x, answer, past, t, t_prev)
-                past[:] = [(t, answer), *past[:2]]
+    for t, t_prev in run.moves():
+        answer = ask(run, x, t)
+        yield Step(t, x, run.x0)
+        if t_prev >= 0:
+            x = rule(run, x, answer, past, t, t_prev)
+            past[:] = [(t, answer), *past[:2]]
 
 # %% ../nbs/14_fast_solvers.ipynb #22bef0a2
 def heun_steps(denoiser: AnyDenoiser, noise_or_n: Tensor | int | None = None, **options) -> Iterator[Step]:

@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from .data import ImageDataset
 from .lib.images import batches
-from .objective import Denoiser, diffusion_loss, eval_mode
+from .lib.modes import eval_mode
+from .objective import Denoiser, diffusion_loss
 from .schedules import make_schedule
 
 # %% ../nbs/10_training.ipynb #7b49c016

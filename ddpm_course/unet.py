@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embedding import TimeEmbedding
-from .lib.arguments import check_choice, check_number, check_numbers
+from .lib.arguments import (check_choice, check_labels, check_multiple, check_number, check_numbers,
+                                       check_same_shape)
 
 # %% ../nbs/07_unet.ipynb #1e20cced
 def _norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -109,16 +110,17 @@ class UNetConfig:
     self_conditioning: bool = False
 
     def __post_init__(self):
-        for name in ("image_size", "image_channels", "num_res_blocks", "heads", "groups", "patch_size"):
-            check_number(name, getattr(self, name), 1, whole=True)
-        check_number("base_channels", self.base_channels, 4, whole=True)  # the time embedding has that many numbers
-        check_number("dropout", self.dropout, 0, 1, below=True)
+        plain = {name: check_number(name, getattr(self, name), 1, whole=True)
+                 for name in ("image_size", "image_channels", "num_res_blocks", "heads", "groups", "patch_size")}
+        # at least 4 channels, because the time embedding has that many numbers
+        plain["base_channels"] = check_number("base_channels", self.base_channels, 4, whole=True)
+        plain["dropout"] = check_number("dropout", self.dropout, 0, 1, below=True)
+        plain["num_classes"] = check_number("num_classes", self.num_classes, 1, whole=True, or_none=True)
         for name in ("null_label", "self_conditioning"):
-            check_choice(name, getattr(self, name), (True, False))
-        if self.num_classes is not None and (type(self.num_classes) is not int or self.num_classes < 1):
-            raise ValueError(f"num_classes is {self.num_classes!r}, expected None or a whole number of 1 or more")
+            plain[name] = check_choice(name, getattr(self, name), (True, False))
         for name in ("channel_mults", "attention_resolutions"):
-            object.__setattr__(self, name, check_numbers(name, getattr(self, name), 1, whole=True))  # JSON gives lists
+            plain[name] = check_numbers(name, getattr(self, name), 1, whole=True)
+        vars(self).update(plain)  # plain numbers and tuples, where JSON gives lists and NumPy numbers of its own
         _check_fit(self)
 
     @property
@@ -131,18 +133,17 @@ def _check_fit(c: UNetConfig) -> None:
     "Refuse numbers that do not fit together."
     if not c.channel_mults:
         raise ValueError("channel_mults is (), expected one whole number of 1 or more a level")
-    divisor = c.patch_size * 2 ** (len(c.channel_mults) - 1)
-    if c.image_size % divisor:
-        raise ValueError(f"image_size is {c.image_size}, expected a multiple of {divisor} "
-                         f"(patch_size {c.patch_size}, halved {len(c.channel_mults) - 1} times)")
+    halvings = len(c.channel_mults) - 1
+    divisor = c.patch_size * 2**halvings
+    of_is = f"{divisor} (patch_size {c.patch_size}, halved {halvings} times)"
+    check_multiple("image_size", c.image_size, divisor, of_is)
     if unknown := set(c.attention_resolutions) - set(c.resolutions):
         raise ValueError(f"attention_resolutions has {sorted(unknown, key=str)}, expected some of {c.resolutions}, "
                          f"the resolutions that occur")
     for mult in (1, *c.channel_mults):  # 1: what the first convolution gives
-        for divides, what in ((c.groups, "groups"), (c.heads, "heads")):
-            if c.base_channels * mult % divides:
-                raise ValueError(f"base_channels * {mult} is {c.base_channels * mult}, expected a multiple of "
-                                 f"{what} = {divides}")
+        for what in ("groups", "heads"):
+            divides = getattr(c, what)
+            check_multiple(f"base_channels * {mult}", c.base_channels * mult, divides, f"{what} = {divides}")
         if c.base_channels * mult == c.groups:
             warnings.warn(f"base_channels * {mult} equals groups = {c.groups}: a group of one channel normalises away "
                           f"what the time has added to it")
@@ -241,17 +242,13 @@ def _check_input(c: UNetConfig, x: Tensor, t: Tensor, y: Tensor | None, x0_prev:
         raise TypeError(f"images are {x.dtype}, expected floating point numbers in the range of the model")
     if t.shape != x.shape[:1]:
         raise ValueError(f"t has shape {tuple(t.shape)}, expected ({len(x)},), one level for each image")
-    if x0_prev is not None and (not c.self_conditioning or x0_prev.shape != x.shape):
-        expected = f"shape {tuple(x.shape)}" if c.self_conditioning else "None: this network has no self-conditioning"
-        raise ValueError(f"x0_prev has shape {tuple(x0_prev.shape)}, expected {expected}")
-    if y is None:
-        if c.num_classes is not None and not c.null_label:
-            raise ValueError(f"y is None, expected labels 0..{c.num_classes - 1}: this network has no 'no label'")
-        return
-    if c.num_classes is None:
-        raise ValueError("y is given, expected None: this network does not know labels")
-    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}, expected int64 ({len(x)},)")
-    top = c.num_classes - 1 + c.null_label
-    if y.device.type == "cpu" and len(y) and not 0 <= int(y.min()) <= int(y.max()) <= top:
-        raise ValueError(f"y goes from {int(y.min())} to {int(y.max())}, expected labels in 0..{top}")
+    if x0_prev is not None:
+        if not c.self_conditioning:
+            raise ValueError("x0_prev is given, expected None: this network has no self-conditioning")
+        check_same_shape("x0_prev", x0_prev, "x", x)
+    if y is not None:
+        if c.num_classes is None:
+            raise ValueError("y is given, expected None: this network does not know labels")
+        check_labels(y, len(x), c.num_classes + c.null_label)
+    elif c.num_classes is not None and not c.null_label:
+        raise ValueError(f"y is None, expected labels 0..{c.num_classes - 1}: this network has no 'no label'")

@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MUTANTS = [  # file, what stands there, the mistake, the tests that should notice; a notebook notices by itself
     ("nbs/01_data.ipynb", "/ 127.5 - 1", "/ 128 - 1", ""),
-    ("nbs/02_forward_process.ipynb", "return signal * as_float(x0) + sigma * as_float(noise)",
-     "return signal * as_float(x0) + sigma**2 * as_float(noise)", ""),
+    ("nbs/02_forward_process.ipynb", "return signal * x0 + sigma * as_float(noise)",
+     "return signal * x0 + sigma**2 * as_float(noise)", ""),
     ("nbs/02_forward_process.ipynb", '"posterior_variance": betas * (1 - before)',
      '"posterior_variance": betas * (1 - now)', ""),
     ("nbs/05_schedules.ipynb", "max_beta: float = 0.999", "max_beta: float = 0.99", ""),

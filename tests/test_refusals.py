@@ -123,7 +123,7 @@ def test_forward():
     refused(lambda: linear_beta_schedule(20), ValueError, "T=20) leave (0, 1); take more steps")
     for bad, words in (([0.1, 0.0], "betas[1] is 0,"), ([0.1, 1.2], "betas[1] is 1.2,"), ([1.0, 0.1], "betas[0] is 1,"),
                        ([0.1, -0.1], "betas[1] is -0.1,"), ([[0.1]], "shape (1, 1)"), ([], "shape (0,)"),
-                       (0.1, "shape ()"), ([0.1, NAN], "NaN"), ([0.1, INF], "infinite")):
+                       (0.1, "shape ()"), ([0.1, NAN], "betas[1] is nan,"), ([INF, 0.1], "betas[0] is inf,")):
         refused(lambda: NoiseSchedule(torch.tensor(bad)), ValueError, words)
     x = torch.zeros(4, 1, 2, 4)
     refused(lambda: per_sample(torch.arange(3.0), x), ValueError, "shape (3,), expected () or (4,)")
@@ -201,16 +201,16 @@ def test_exact():
 
     ideal, y = IdealDenoiser(plane, schedule), torch.tensor([0, 1, 2, 2, 1, 0])
     for bad, kind, words in (
-        ((x[:, :1], 3), ValueError, "(6, 1), expected floating point (B, *(2,))"),
-        ((x.long(), 3), ValueError, "torch.int64 (6, 2), expected floating point"),
+        ((x[:, :1], 3), ValueError, "(6, 1) on cpu, expected floating point (B, 2) on cpu"),
+        ((x.long(), 3), ValueError, "x_t is torch.int64 of shape (6, 2) on cpu, expected floating point"),
         ((x, 1000), ValueError, "t is 1000, expected"),
         ((x, 1.5), TypeError, "t is 1.5, expected"),
         ((x, True), TypeError, "t is True, expected"),
         ((x, torch.zeros(6)), TypeError, "t is torch.float32"),
         ((x, torch.zeros(5, dtype=torch.int64)), ValueError, "shape (5,), expected () or (6,)"),
         ((x, 3, y[:5]), ValueError, "shape (5,), expected int64 (6,)"),
-        ((x, 3, y + 1), ValueError, "values 0 to 2"),
-        ((x, 3, y - 1), ValueError, "values 0 to 2"),
+        ((x, 3, y + 1), ValueError, "y goes from 1 to 3, expected labels in 0..2"),
+        ((x, 3, y - 1), ValueError, "y goes from -1 to 1, expected labels in 0..2"),
         ((x, 3, y.float()), ValueError, "y is torch.float32"),
     ):
         refused(lambda: ideal(*bad), kind, words)
@@ -220,7 +220,8 @@ def test_exact():
     for bad in (400, -2, 500):
         refused(lambda: step_back(plane, schedule, 400, x[0], bad), ValueError, f"t_prev is {bad}, expected -1 to 399")
     refused(lambda: step_back(plane, schedule, 400, x[0, :1]), ValueError, "x has shape (1, 1), expected (B, 2)")
-    for bad, words in ((dict(t=-1), "t is -1, expected a noise level"), (dict(t=1000), "t is 1000, expected"),
+    for bad, words in ((dict(t=-1), "t is -1, expected 0 (the first noise level) to 999"),
+                       (dict(t=1000), "t is 1000, expected"),
                        (dict(t=5, prediction="noise"), "prediction is 'noise', expected one of")):
         refused(lambda: loss_floor(ideal, **bad), ValueError, words)
 
@@ -239,10 +240,10 @@ def test_objective():
     for ends_in_noise in (NoiseSchedule(torch.tensor([0.5, 1.0])), make_schedule("linear", zero_terminal_snr=True)):
         refused(lambda: Denoiser(Blank(), ends_in_noise, "eps", shape=shape), ValueError, "zero terminal SNR")
     noise = torch.zeros(2, 3, 4, 4)
-    for bad, words in (((noise[0], 0.1), "noise has shape (3, 4, 4) and"), ((noise, -0.1), "strength is -0.1"),
-                       ((noise, NAN), "strength is nan")):
+    for bad, words in (((noise[0], 0.1), "noise has shape (3, 4, 4), expected (B, C, H, W)"),
+                       ((noise, -0.1), "strength is -0.1, expected 0 or more"),
+                       ((noise, NAN), "strength is nan, expected 0 or more")):
         refused(lambda: offset_noise(*bad), ValueError, words)
-        refused(lambda: offset_noise(*bad), ValueError, "expected (B, C, H, W) and 0 or more")
     for bad in (0.1, 1 + 2 / 255, -1 - 2 / 255):
         refused(lambda: discretized_log_prob(Gaussian(torch.zeros(1), torch.ones(1)), torch.tensor([bad])), ValueError,
                 "off the grid")
@@ -251,11 +252,11 @@ def test_objective():
     for options, words in (({"variance": "beta"}, "variance is 'beta', expected one of"),
                            ({"decoder": "rounded"}, "decoder is 'rounded', expected one of"),
                            ({"clip": None, "decoder": "discretised"}, "decoder is 'discretised', expected one of"),
-                           ({"levels": [0]}, "levels are [0], expected code levels in 1..24"),
-                           ({"levels": [25]}, "levels are [25], expected code levels in 1..24")):
+                           ({"levels": [3, 0]}, "levels is [3, 0]; levels is 0, expected a whole number from 1 to 24"),
+                           ({"levels": [25]}, "levels is 25, expected a whole number from 1 to 24")):
         refused(lambda: vlb_terms(denoiser, images, **options), ValueError, words)
     refused(lambda: bits_per_dim(denoiser, images, levels=0), ValueError,
-            "levels is 0, expected a whole number of 1 or more")
+            "levels is 0, expected None or a whole number of 1 or more")
     refused(lambda: bits_per_dim(denoiser, images - 0.001), ValueError, "off the grid")
 
 
@@ -342,7 +343,8 @@ def test_unet():
         (plain, (x, t, zeros(3, dtype=torch.int64)), ValueError, "this network does not know labels"),
         (plain, (x, t[:1]), ValueError, "t has shape (1,), expected (3,)"),
         (plain, (x, t, None, x), ValueError, "has no self-conditioning"),
-        (conditioned, (x, t, None, x[:2]), ValueError, "x0_prev has shape (2, 1, 8, 8), expected shape (3, 1, 8, 8)"),
+        (conditioned, (x, t, None, x[:2]), ValueError,
+         "x0_prev has shape (2, 1, 8, 8), expected that of x, (3, 1, 8, 8)"),
         (strict, (x, t), ValueError, "y is None, expected labels 0..9"),
         (labelled, (x, t, zeros(3)), ValueError, "y is torch.float32 of shape (3,), expected int64 (3,)"),
         (labelled, (x, t, zeros(2, dtype=torch.int64)), ValueError, "of shape (2,), expected int64 (3,)"),
@@ -417,7 +419,8 @@ def test_ddim():
         refused(lambda: ddim_invert(**{"denoiser": PICTURES, "x0": given, "steps": 3, "progress": False, **bad}),
                 ValueError, words)
     refused(lambda: ddim_sample(Breaks(math.nan), 1, steps=4, progress=False), FloatingPointError, "at t = 499")
-    refused(lambda: slerp(given, given[:1], 0.5), ValueError, "expected one shape")
+    refused(lambda: slerp(given, given[:1], 0.5), ValueError,
+            "b has shape (1, 1, 4, 4), expected that of a, (3, 1, 4, 4)")
 
 
 def test_guidance():
@@ -555,7 +558,7 @@ def test_model_folder():
             ("clip", [0, 10**400], "missing or unexpected"), ("prediction", "score", "prediction is 'score'"),
             ("schedule", 5, "missing or unexpected"), ("schedule", {"name": "magic"}, "schedule is 'magic'"),
             ("schedule", {"betas": [0.1, "x"]}, "missing or unexpected"),
-            ("schedule", {"betas": [0.1, float("nan")]}, "NaN")] + [
+            ("schedule", {"betas": [0.1, float("nan")]}, "betas[1] is nan")] + [
             ("schedule", {"num_timesteps": T}, f"num_timesteps is {T!r}, expected a whole number from 1 to 100,000")
             for T in (0, 10**15, True, 100.0, "100")]:
         refused(lambda: build(description(**{entry: value})), ValueError, words)

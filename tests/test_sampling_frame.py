@@ -10,12 +10,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from ddpm_course import ddpm
-from ddpm_course.ddim import ddim_sample, ddim_steps
+from ddpm_course.ddim import ddim_invert, ddim_sample, ddim_steps
 from ddpm_course.ddpm import as_labels, ddpm_sample, ddpm_steps, noise_source
 from ddpm_course.exact import GaussianMixture, IdealDenoiser
 from ddpm_course.forward import PREDICTIONS, Denoised, NoiseSchedule, linear_beta_schedule, prediction_target
 from ddpm_course.hub import load_pretrained
-from ddpm_course.objective import Denoiser, eval_mode
+from ddpm_course.lib.modes import eval_mode
+from ddpm_course.objective import Denoiser
 from ddpm_course.schedules import SPACINGS, make_schedule, time_pairs
 from ddpm_course.solvers import dpmpp_sample, dpmpp_steps, heun_sample, heun_steps, plms_sample, plms_steps
 from ddpm_course.unet import UNet, UNetConfig
@@ -241,6 +242,22 @@ def test_a_walk_that_is_left_in_the_middle_puts_every_mode_back(net):
     assert not any(modes(net))
     del walk
     assert modes(net) == before
+
+
+def test_a_network_that_fails_in_the_middle_puts_every_mode_back(net, monkeypatch):
+    before, forward = modes(net), net.model.forward
+
+    def fails_at_the_end(x, t, y):
+        if t[0] == 0:
+            raise MemoryError
+        return forward(x, t, y)
+
+    monkeypatch.setattr(net.model, "forward", fails_at_the_end)
+    for walk in (lambda: draw(net, steps=25, y=1),
+                 lambda: ddim_invert(net, torch.zeros(2, 3, 8, 8), steps=4, y=1, progress=False)):
+        with pytest.raises(MemoryError) as held:  # with the frames of the walk in its traceback
+            walk()
+        assert modes(net) == before, held
 
 
 def test_a_network_that_trains_in_a_wrapper_that_does_not(net):

@@ -132,7 +132,7 @@ def test_an_update_waits_for_the_device_once(data, precision):
     state = new_state(config, 10)
     train_step(state, batch_of(data, 0), config)  # the first makes what later ones use
     batch = batch_of(data, 1)
-    with (mock.patch("ddpm_course.forward.check_index"), mock.patch("ddpm_course.unet._check_input"),  # only on the CPU
+    with (mock.patch("ddpm_course.forward.check_index"), mock.patch("ddpm_course.unet.check_labels"),  # only on the CPU
           mock.patch.object(EMA, "update_parameters"),  # its counter lies on the CPU
           mock.patch.object(torch.Tensor, "tolist", return_value=[True, True]) as asked, NeverWait()):
         train_step(state, batch, config)

@@ -2,6 +2,7 @@
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,8 @@ def test_the_defaults_are_those_of_the_paper():
 
 def test_a_configuration_survives_json():
     assert UNetConfig(channel_mults=[1, 2, 2, 2], attention_resolutions=[16]) == UNetConfig()
+    numbers = UNetConfig(base_channels=np.int64(64), num_classes=np.int64(10), heads=torch.tensor(2))
+    assert {type(value) for value in (numbers.base_channels, numbers.num_classes, numbers.heads)} == {int}
 
 
 def test_a_group_of_one_channel_is_warned_of_because_it_hides_the_time():

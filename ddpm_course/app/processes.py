@@ -17,6 +17,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from ..lib.arguments import check_multiple
 from ..lib.images import ImageFiles, UnreadableImage, batches
 from ..training import TrainState
 from .config import TrainConfig
@@ -46,9 +47,8 @@ def make_accelerator(c: TrainConfig) -> Accelerator:
                               project_dir=c.out, kwargs_handlers=[patient])
     if wanted and not accelerator.log_with:
         raise ValueError(f"tracker is {wanted!r}, whose package is missing: pip install {wanted}")
-    if c.batch_size % (accelerator.num_processes * c.accumulate):
-        raise ValueError(f"batch_size is {c.batch_size}, expected a multiple of {accelerator.num_processes} "
-                         f"(processes) times {c.accumulate} (accumulate)")
+    n = accelerator.num_processes
+    check_multiple("batch_size", c.batch_size, n * c.accumulate, f"{n} (processes) times {c.accumulate} (accumulate)")
     return accelerator
 
 
