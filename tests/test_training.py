@@ -12,7 +12,7 @@ from ddpm_course.app.config import TrainConfig
 from ddpm_course.app.run import new_state, training_steps
 from ddpm_course.data import load_digits
 from ddpm_course.objective import Denoiser, diffusion_loss
-from ddpm_course.training import EMA, batch_index, draw_numbers, train_step, validation_loss
+from ddpm_course.training import EMA, batch_index, draw_numbers, rise_and_fall, train_step, validation_loss
 
 TINY = TrainConfig(base_channels=8, groups=4, num_timesteps=100, batch_size=8, steps=6, warmup=2, dropout=0.1,
                    validation=16, log_every=2, device="cpu")
@@ -74,6 +74,26 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole(data):
         assert seen == [8 // parts] * parts * 4
         return weights(state)
     assert_close(after_four_updates(4), after_four_updates(1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["simple", "min_snr"])
+def test_an_update_follows_its_own_weighted_loss_and_forgets_the_gradient_before(data, weighting):
+    config = dataclasses.replace(TINY, dropout=0.0, label_dropout=0.0, weighting=weighting, grad_clip=1e9)
+    state = new_state(config, 10)
+    for p in state.parameters:
+        p.grad = torch.full_like(p, 1e3)  # left from elsewhere
+    _, t, noise, _ = draw_numbers(config, 0, torch.device("cpu"))
+    x0, y = batch_of(data, 0)
+    expected = torch.autograd.grad(diffusion_loss(state.denoiser, x0, t, noise, y=y, weighting=weighting).mean(),
+                                   state.parameters, allow_unused=True)
+    train_step(state, (x0, y), config)
+    for p, wanted in zip(state.parameters, expected, strict=True):
+        assert_close(p.grad, torch.zeros_like(p) if wanted is None else wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    rates = [rise_and_fall(step, steps=100, warmup=10, decay=0.2) for step in (0, 9, 50, 80, 90, 99)]
+    assert rates == pytest.approx([0.1, 1, 1, 1, 0.5, 0.05])
 
 
 def test_dropout_belongs_to_the_update_the_part_and_the_process(data):

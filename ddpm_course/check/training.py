@@ -102,8 +102,13 @@ train_step = Exercise(
             _step(*RIGHT, loss=_loss_of(lambda answer, x0, x_t, noise: (answer - noise).abs().mean())),
         "the answer is compared with x0; this network estimates the noise":
             _step(*RIGHT, loss=_loss_of(lambda answer, x0, x_t, noise: (answer - x0).square().mean())),
+        "the answer is compared with v; this network estimates the noise":
+            _step(*RIGHT, loss=lambda model, x0, t, noise, ab:
+                  (model(_q_sample(x0, t, noise, ab), t) - _q_sample(noise, t, -x0, ab)).square().mean()),
         "the squares are added up; expected their mean, or the learning rate means something else for every size":
-            _step(*RIGHT, loss=_loss_of(lambda answer, x0, x_t, noise: (answer - noise).square().sum())),
+            (_step(*RIGHT, loss=_loss_of(lambda answer, x0, x_t, noise: (answer - noise).square().sum())),
+             _step(*RIGHT, loss=_loss_of(lambda answer, x0, x_t, noise:
+                                         (answer - noise).square().flatten(1).sum(1).mean()))),
         "the weights move uphill: a sign is wrong":
             (_step(*RIGHT, loss=lambda *given: -_loss(*given)),
              _step(*RIGHT, loss=lambda *given: -_loss(*given), returned=lambda error: -error.item()))},
