@@ -15,14 +15,6 @@ from .forward import Denoised, per_sample
 from .lib.arguments import check_number
 from .objective import AnyDenoiser
 
-# %% ../nbs/11_guidance.ipynb #640b7acd
-def _rescaled(guided: Denoised, target: Tensor, share: float, ratio: Tensor | float) -> Denoised:
-    "Equation 11.5: `guided.x0` with its contrast moved towards that of `target`; `ratio` is signal over sigma."
-    spread = [x.flatten(1).std(1, correction=0) for x in (target, guided.x0)]
-    wanted = torch.where(spread[1] > 0, spread[0] / spread[1], 1.0)  # an even image has no contrast to move
-    factor = per_sample(share * wanted + 1 - share, guided.x0)
-    return Denoised(factor * guided.x0, guided.eps + ratio * (1 - factor) * guided.x0)
-
 # %% ../nbs/11_guidance.ipynb #9371d615
 class Guided(nn.Module):
     """
@@ -70,3 +62,11 @@ def with_guidance(denoiser: AnyDenoiser, scale: float, rescale: float = 0.0) -> 
         missing = "labels" if denoiser.num_labels is None else "'no label' (train with label_dropout above 0)"
         raise ValueError(f"this model does not know {missing}, expected one trained with and without labels")
     return Guided(denoiser, scale, rescale)
+
+# %% ../nbs/11_guidance.ipynb #640b7acd
+def _rescaled(guided: Denoised, target: Tensor, share: float, ratio: Tensor | float) -> Denoised:
+    "Equation 11.5: `guided.x0` with its contrast moved towards that of `target`; `ratio` is signal over sigma."
+    spread = [x.flatten(1).std(1, correction=0) for x in (target, guided.x0)]
+    wanted = torch.where(spread[1] > 0, spread[0] / spread[1], 1.0)  # an even image has no contrast to move
+    factor = per_sample(share * wanted + 1 - share, guided.x0)
+    return Denoised(factor * guided.x0, guided.eps + ratio * (1 - factor) * guided.x0)
