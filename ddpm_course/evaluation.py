@@ -148,7 +148,7 @@ def standard_error(score: Callable, *sets: Tensor, draws: int = 40, seed: int = 
     """
     The standard error of `score(*sets)`: how much it would vary if each set of images were drawn anew (12.6).
 
-    The standard deviation of the score over `draws` random halves of the sets, drawn without putting back; of several
+    The standard deviation of the score over `draws` random halves of the sets, drawn without replacement; of several
     scores, where `score` returns a tuple. Exact for a mean, right to first order for others, and too large for a
     distance near its floor. A half must be large enough for the score.
     """

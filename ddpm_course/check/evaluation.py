@@ -17,6 +17,12 @@ def _common(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.eigvals(a @ b).real.clamp(min=0).sqrt().sum()
 
 
+def _root(a: Tensor) -> Tensor:
+    "The root of one covariance."
+    variances, axes = torch.linalg.eigh(a)
+    return axes * variances.clamp(min=0).sqrt() @ axes.T
+
+
 def _frechet(means: Callable = lambda a, b: (a - b).square().sum(), moments: Callable = _moments,
              common: Callable = _common, traces: Callable = lambda a, b: a.trace() + b.trace(), twice: float = 2,
              last: Callable = lambda distance: distance) -> Callable:
@@ -44,11 +50,18 @@ frechet_distance = Exercise(
         "the means are forgotten: two sets that differ only in their mean would have distance 0":
             _frechet(means=lambda a, b: 0.0),
         "the distance of the means is not squared": _frechet(means=lambda a, b: (a - b).norm()),
+        "the squared distance of the means is a sum over all features, not a mean":
+            _frechet(means=lambda a, b: (a - b).square().mean()),
         "the trace is of the product itself; a root is missing: (Sigma_a Sigma_b) to the power 1/2":
             _frechet(common=lambda a, b: (a @ b).trace()),
         "the root is taken of each entry of the product; the root of a matrix is meant, whose trace is the sum of the "
-        "roots of the eigenvalues": (_frechet(common=lambda a, b: (a @ b).clamp(min=0).sqrt().trace()),
-                                     _frechet(common=lambda a, b: (a @ b).trace().sqrt())),
+        "roots of the eigenvalues": _frechet(common=lambda a, b: (a @ b).clamp(min=0).sqrt().trace()),
+        "the root is taken of the trace of the product; the trace of its root is meant, the sum of the roots of the "
+        "eigenvalues": _frechet(common=lambda a, b: (a @ b).trace().sqrt()),
+        "the roots are taken of both covariances and multiplied; the root of their product is another matrix where their "
+        "axes differ": (_frechet(common=lambda a, b: (_root(a) @ _root(b)).trace()),
+                        _frechet(common=lambda a, b: (torch.linalg.eigvalsh(a) * torch.linalg.eigvalsh(b)).clamp(
+                            min=0).sqrt().sum())),
         "eigvalsh is for symmetric matrices, and the product of two covariances is none: it reads one triangle alone; "
         "take eigvals": (_frechet(common=lambda a, b: torch.linalg.eigvalsh(a @ b).clamp(min=0).sqrt().sum()),
                          _frechet(common=lambda a, b: torch.linalg.eigvalsh(a @ b).abs().sqrt().sum()),
@@ -59,6 +72,8 @@ frechet_distance = Exercise(
             (_frechet(moments=lambda x: (x.mean(0), x.T @ x / len(x))),
              _frechet(moments=lambda x: (x.mean(0), x.T @ x / (len(x) - 1)))),
         "the last term counts twice: it is minus 2 times the trace of the root": _frechet(twice=1),
+        "the last term is added, and belongs subtracted: what two sets have in common brings them nearer":
+            _frechet(twice=-2),
         "this is the square root of the distance; in this chapter, as for FID, the squared one is meant":
             _frechet(last=lambda distance: distance.clamp(min=0).sqrt()),
         "the spread is compared by standard deviations where variances belong: the first traces are of the covariances":
