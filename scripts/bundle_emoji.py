@@ -97,6 +97,16 @@ def measure(denoiser, train, test) -> dict:
     return report
 
 
+def on_the_way(run, train, test) -> dict:
+    "The same error at the checkpoints that the run has kept, among them the one with the lowest on held-out images."
+    found = {}
+    for folder in reversed(checkpoints(run)):
+        denoiser, step = load_pretrained(folder), read_json(folder / MANIFEST)["training"]["step"]
+        found[step] = {name: with_error(v_error(denoiser, data, len(test)), 4)
+                       for name, data in (("held out", test), ("training", train))}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -113,8 +123,9 @@ def main() -> None:
     shown = ddim_sample(with_guidance(denoiser, SCALE), len(y), steps=STEPS, y=y, seed=0, progress=False)
     picture(shown, nearest(shown, train.batch(torch.arange(len(train)))[0])[1], train,
             ROOT / "nbs" / "images" / "emoji-and-nearest.png")
-    report = measure(denoiser, train, test)
+    report = measure(denoiser, train, test) | {"on the way": on_the_way(args.run, train, test)}
     pixels, blurred, errors = report["pixels"], report["blurred"], report["v error"]
+    lowest = min(report["on the way"], key=lambda step: float(report["on the way"][step]["held out"].split()[0]))
     facts = {
         "data": "the bundled emoji: 1,426 of Google's Noto Emoji, 32 x 32, colour, in [-1, 1], half of them mirrored "
                 "at random",
@@ -124,7 +135,11 @@ def main() -> None:
                     f"{config['ema']}, {config['precision']}, label dropout {config['label_dropout']}",
         "metrics": f"mean squared error of v over 8 levels of the schedule, seed 1: {errors['held out']} on the "
                    f"{len(test)} held-out emoji, {errors['training']} on as many training emoji (one standard error "
-                   f"over images)",
+                   f"over images); " + (
+                       "no checkpoint on the way has less on the held-out ones" if lowest == training["step"] else
+                       f"at update {lowest:,}, where the held-out ones were guessed best, "
+                       f"{report['on the way'][lowest]['held out']} and {report['on the way'][lowest]['training']}: "
+                       f"from there on it learns by heart, and draws cleaner shapes"),
         "invents or remembers": f"{len(test)} drawn with guidance {SCALE:g}, DDIM in {STEPS} steps, seed 1, one for "
                                 f"each held-out emoji. Root mean square distance to the nearest training picture or "
                                 f"its mirror image, in grey levels: samples {pixels['samples']}, held-out emoji "
