@@ -58,8 +58,8 @@ frechet_distance = Exercise(
         "roots of the eigenvalues": _frechet(common=lambda a, b: (a @ b).clamp(min=0).sqrt().trace()),
         "the root is taken of the trace of the product; the trace of its root is meant, the sum of the roots of the "
         "eigenvalues": _frechet(common=lambda a, b: (a @ b).trace().sqrt()),
-        "the roots are taken of both covariances and multiplied; the root of their product is another matrix where their "
-        "axes differ": (_frechet(common=lambda a, b: (_root(a) @ _root(b)).trace()),
+        "the roots are taken of both covariances and multiplied; the root of their product is another matrix where "
+        "their axes differ": (_frechet(common=lambda a, b: (_root(a) @ _root(b)).trace()),
                         _frechet(common=lambda a, b: (torch.linalg.eigvalsh(a) * torch.linalg.eigvalsh(b)).clamp(
                             min=0).sqrt().sum())),
         "eigvalsh is for symmetric matrices, and the product of two covariances is none: it reads one triangle alone; "
