@@ -11,6 +11,7 @@ nearest training pictures to nbs/images/emoji-and-nearest.png.
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -27,7 +28,10 @@ from ddpm_course.lib.storage import MANIFEST, read_json
 from ddpm_course.lib.viz import to_pixels
 
 ROOT = Path(__file__).parent.parent
-SCALE, STEPS, LEVELS = 2.0, 50, range(62, 1000, 125)
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from emoji_search import v_error  # noqa: E402
+
+SCALE, STEPS = 2.0, 50
 
 
 def blur(x: Tensor, std: float = 1.5) -> Tensor:
@@ -55,15 +59,11 @@ def share(x: Tensor) -> str:
 
 
 @torch.no_grad()
-def v_error(denoiser, data, n: int) -> Tensor:
-    "The squared error of v of `n` images, a mean over eight levels: (n,)."
-    x0, y = data.batch(torch.linspace(0, len(data) - 1, n).long())  # the parts are sorted by category
-    g, errors, schedule = torch.Generator().manual_seed(1), [], denoiser.schedule
-    for level in LEVELS:
-        t, noise = torch.full((n,), level), torch.randn(x0.shape, generator=g)
-        error = denoiser(schedule.q_sample(x0, t, noise), t, y).x0 - x0
-        errors.append(error.square().flatten(1).mean(1) / (1 - schedule.alphas_cumprod[level]))
-    return torch.stack(errors).mean(0)
+def v_errors(denoiser, train, test) -> dict:
+    "The error of v as the search of the recipe has it, on the held-out emoji and on as many training emoji."
+    index = torch.arange(len(test))
+    return {name: with_error(v_error(denoiser, data, index), 4)
+            for name, data in (("held out", test), ("training", train))}
 
 
 def picture(samples: Tensor, found: Tensor, train, file: Path, scale: int = 2) -> None:
@@ -92,19 +92,14 @@ def measure(denoiser, train, test) -> dict:
         close = held_out.quantile(0.05)
         report[what] = {"samples": with_error(drawn), "held out": with_error(held_out),
                         "samples nearer than the nearest 5% of held-out": share(drawn < close)}
-    report["v error"] = {name: with_error(v_error(denoiser, data, len(test)), 4)
-                         for name, data in (("held out", test), ("training", train))}
+    report["v error"] = v_errors(denoiser, train, test)
     return report
 
 
 def on_the_way(run, train, test) -> dict:
     "The same error at the checkpoints that the run has kept, among them the one with the lowest on held-out images."
-    found = {}
-    for folder in reversed(checkpoints(run)):
-        denoiser, step = load_pretrained(folder), read_json(folder / MANIFEST)["training"]["step"]
-        found[step] = {name: with_error(v_error(denoiser, data, len(test)), 4)
-                       for name, data in (("held out", test), ("training", train))}
-    return found
+    return {read_json(folder / MANIFEST)["training"]["step"]: v_errors(load_pretrained(folder), train, test)
+            for folder in reversed(checkpoints(run))}
 
 
 def main() -> None:
@@ -133,9 +128,9 @@ def main() -> None:
         "training": f"{training['step']:,} updates of {config['batch_size']} images, {args.hours} hours on "
                     f"{args.machine}, {args.date}; seed {config['seed']}, learning rate {config['lr']}, EMA "
                     f"{config['ema']}, {config['precision']}, label dropout {config['label_dropout']}",
-        "metrics": f"mean squared error of v over 8 levels of the schedule, seed 1: {errors['held out']} on the "
-                   f"{len(test)} held-out emoji, {errors['training']} on as many training emoji (one standard error "
-                   f"over images); " + (
+        "metrics": f"mean squared error of v at 8 signal-to-noise ratios, as benchmarks/emoji_search.py has it: "
+                   f"{errors['held out']} on the {len(test)} held-out emoji, {errors['training']} on as many training "
+                   f"emoji (one standard error over images); " + (
                        "no checkpoint on the way has less on the held-out ones" if lowest == training["step"] else
                        f"at update {lowest:,}, where the held-out ones were guessed best, "
                        f"{report['on the way'][lowest]['held out']} and {report['on the way'][lowest]['training']}: "
