@@ -25,6 +25,7 @@ RUNS = {  # name: (minutes, script, its options)
     "samplers": (3, "samplers.py"),
     "busy": (12, "busy.py"),
     "cost": (10, "cost.py"),
+    "sliders": (20, "sliders.py"),
     "time_to_digits": (120, "time_to_digits.py"),
     "ablation": (40, "ablation.py"),
     "sampler_ablation": (10, "sampler_ablation.py"),

@@ -294,6 +294,14 @@ def runs(found: dict) -> Iterator[Row]:
                   f"validation loss {number(loss)}", run | run["machine"])
 
 
+def sliders(found: dict) -> Iterator[Row]:
+    times = {f"{row['chapter']}, {row['slider']}": row["milliseconds"] for row in found["rows"]}
+    slowest = max(times, key=times.get)
+    yield Row("the slowest slider: milliseconds until its picture is another, median", number(times[slowest]),
+              f"{slowest}; the median of all {len(times)} sliders {number(statistics.median(times.values()))}", found,
+              "at most 150", times[slowest] <= 150, "In JupyterLab and Chromium, on a machine that does nothing else.")
+
+
 class Source(NamedTuple):
     "A file of results, what it is called in the table, the script that writes it, and what makes its rows."
     file: str
@@ -310,6 +318,7 @@ SOURCES = (
     Source("samplers.json", "samplers beside the network", "samplers.py", samplers),
     Source("busy.json", "a busy machine", "busy.py", busy),
     Source("cost.json", "cost as work grows", "cost.py", cost),
+    Source("sliders.json", "sliders in a browser", "sliders.py", sliders),
     Source("ablation.json", "what matters in a recipe", "ablation.py", ablation),
     Source("sampler_ablation.json", "what matters in sampling", "sampler_ablation.py", sampler_ablation),
     Source("emoji_search.json", "the recipe for emoji", "emoji_search.py", emoji_search),

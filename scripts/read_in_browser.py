@@ -8,8 +8,8 @@ It needs Debian's package `chromium` and, from PyPI, `playwright`, which then fe
 and the kernels run in the environment of `--python`, which holds the package with its extra `course`, nothing else.
 All happens in a copy of the checkout. Any of these faults is printed below its notebook's row and makes it exit with 1:
 an output that is an error, a picture without alt text, a formula that MathJax could not set, an error on the browser's
-console, a slider that was moved and changed no picture, a notebook that JupyterLab stores with other content after it
-was only opened.
+console, a slider that has no name, or that was moved and changed no picture, or that does not say that another cell is
+running, a notebook that JupyterLab stores with other content after it was only opened.
 """
 import argparse
 import contextlib
@@ -79,6 +79,15 @@ WATCH = """handle => {
             const now = performance.now();
             if (hint() != last && (last = hint()) && seen() != before) return now - start }
         return null })() }"""
+NAME = "handle => handle.closest('.widget-slider').querySelector('.widget-label').textContent"
+# What a screen reader makes of a handle, beside what is seen: none where both are alike.
+UNSPOKEN = """handle => {
+    const slider = handle.closest('.widget-slider'), seen = name => slider.querySelector('.widget-' + name).textContent;
+    const spoken = [handle.ariaLabel, handle.ariaValueText], shown = [seen('label'), seen('readout')];
+    return spoken.join() == shown.join() ? null : `slider ${shown} is spoken as ${spoken}` }"""
+# JupyterLab lets a slider answer beside a cell that runs, but not beside one call that keeps all of Python busy.
+HOLD_PYTHON = f"""() => {{ {NOTEBOOK}
+    panel.sessionContext.session.kernel.requestExecute({{code: 'sum(range(2 * 10**8))'}}) }}"""
 SCROLL = f"""piece => {{ {NOTEBOOK} const window = notebook.outerNode;
     window.scrollTo(0, piece * (window.clientHeight - 50));
     return cells.at(-1).node.getBoundingClientRect().bottom < window.getBoundingClientRect().bottom }}"""
@@ -152,20 +161,42 @@ def formulas(page: Page) -> list[str]:
     return found
 
 
-def move_sliders(page: Page, faults: list[str]) -> list[float]:
-    "Moves each slider by one key. Milliseconds until its picture was another."
-    times = []
-    for handle in page.query_selector_all(".jp-OutputArea [role=slider]"):
+def move_sliders(page: Page, moves: int, faults: list[str]) -> dict[str, list[float]]:
+    "Moves each slider up to `moves` times, a step each. For its name: milliseconds until its picture was another."
+    answers = {}
+    for number, handle in enumerate(page.query_selector_all(".jp-OutputArea [role=slider]"), 1):
+        name = f"{number} {handle.evaluate(NAME)}"
         handle.scroll_into_view_if_needed(timeout=10_000)
-        handle.evaluate(WATCH)
-        at_top = float(handle.get_attribute("aria-valuenow")) >= float(handle.get_attribute("aria-valuemax"))
-        handle.press("ArrowLeft" if at_top else "ArrowRight")
-        if (answer := page.evaluate("window.answer")) is None:
-            name = handle.evaluate("handle => handle.closest('.widget-slider').innerText").split("\n")[0]
-            faults.append(f"slider {name!r} was moved, and no picture in its cell changed within 30 s")
-        else:
-            times.append(answer)
-    return times
+        now, low, high = (float(handle.get_attribute(f"aria-value{which}")) for which in ("now", "min", "max"))
+        key, steps = ("ArrowLeft", now - low) if now >= high else ("ArrowRight", high - now)
+        answers[name] = []
+        for _ in range(min(moves, round(steps))):
+            handle.evaluate(WATCH)
+            handle.press(key)
+            if (answer := page.evaluate("window.answer")) is None:
+                faults.append(f"slider {name!r} was moved, and no picture in its cell changed within 30 s")
+                break
+            answers[name].append(answer)
+            faults += filter(None, [handle.evaluate(UNSPOKEN)])
+        if number == 1:
+            says_that_it_waits(page, handle, faults)
+    return answers
+
+
+def says_that_it_waits(page: Page, handle, faults: list[str]) -> None:
+    "Moves a slider while Python is busy: the page has to say so, until the picture is there."
+    status = ".jp-OutputArea [role=status]:visible"
+    before = handle.get_attribute("aria-valuenow")
+    page.evaluate(HOLD_PYTHON)
+    page.wait_for_timeout(300)
+    handle.press("ArrowLeft")
+    if handle.get_attribute("aria-valuenow") == before:
+        handle.press("ArrowRight")
+    try:
+        page.wait_for_selector(status, timeout=30_000)
+        page.wait_for_selector(status, state="detached", timeout=30_000)
+    except Error:  # a time limit
+        faults.append("a slider was moved while another cell ran, and did not say so, or went on saying so")
 
 
 def take_pictures(page: Page, shots: Path, name: str) -> None:
@@ -180,8 +211,9 @@ def take_pictures(page: Page, shots: Path, name: str) -> None:
                 break
 
 
-def read(page: Page, address: str, file: Path, shots: Path | None, faults: list[str]) -> tuple[float, list[float]]:
-    "Opens one notebook, runs it and looks. Seconds of the run, milliseconds of each slider."
+def read(page: Page, address: str, file: Path, shots: Path | None, moves: int,
+         faults: list[str]) -> tuple[float, dict[str, list[float]]]:
+    "Opens one notebook, runs it and looks. Seconds of the run, and the answers of each slider."
     def listen(said):
         if said.type == "error" and not said.location["url"].startswith(tuple(ALLOWED)):
             faults.append(f"console: {said.text} ({said.location['url']})")
@@ -196,10 +228,10 @@ def read(page: Page, address: str, file: Path, shots: Path | None, faults: list[
     execute(page, "notebook:run-all-cells", minutes=MINUTES)
     seconds = time.perf_counter() - start
     faults += page.evaluate(ERRORS) + page.evaluate(SPEECHLESS) + formulas(page)
-    times = move_sliders(page, faults)
+    answers = move_sliders(page, moves, faults)
     if shots:
         take_pictures(page, shots, file.stem)
-    return seconds, times
+    return seconds, answers
 
 
 def main() -> None:
@@ -208,6 +240,8 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the reader's Python (the one that runs this)")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser (the one on the path)")
     parser.add_argument("--shots", type=Path, help="folder for screenshots (none are taken)")
+    parser.add_argument("--moves", type=int, default=1, help="how often each slider is moved (1)")
+    parser.add_argument("--answers", type=Path, help="JSON file for the milliseconds of each slider (none is written)")
     options = parser.parse_args()
     if not options.chromium:
         parser.error("no chromium is on the path: install Debian's package, or name a browser with --chromium")
@@ -215,7 +249,7 @@ def main() -> None:
         options.shots.mkdir(parents=True, exist_ok=True)
     paths = [path.resolve().relative_to(ROOT) for path in options.notebooks or sorted((ROOT / "nbs").rglob("*.ipynb"))]
     paths = [path for path in paths if not path.name.startswith("_") and ".ipynb_checkpoints" not in path.parts]
-    faulty = 0
+    faulty, answers = 0, {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         copy_checkout(folder / "copy")
@@ -224,14 +258,16 @@ def main() -> None:
             executable_path=options.chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
         print(f"{'chapter':24} {'seconds':>8} {'sliders':>8} {'median answer, ms':>18}", flush=True)
         for path in paths:
-            page, seconds, times, faults = browser.new_page(viewport=WINDOW), math.nan, [], []
+            page, seconds, faults = browser.new_page(viewport=WINDOW), math.nan, []
             try:
                 file = folder / "copy" / path
-                seconds, times = read(page, address.format(path.as_posix()), file, options.shots, faults)
+                seconds, answers[path.stem] = read(page, address.format(path.as_posix()), file, options.shots,
+                                                   options.moves, faults)
             except Error as error:  # a time limit, or a page that has crashed
                 faults.append(str(error))
+            times = [time for moved in answers.get(path.stem, {}).values() for time in moved]
             answer = f"{statistics.median(times):.0f}" if times else "-"
-            print(f"{path.stem:24} {seconds:8.0f} {len(times):8} {answer:>18}", flush=True)
+            print(f"{path.stem:24} {seconds:8.0f} {len(answers.get(path.stem, {})):8} {answer:>18}", flush=True)
             print("".join(f"    {' '.join(fault.split())[:600]}\n" for fault in faults), end="", flush=True)
             faulty += bool(faults)
             with contextlib.suppress(Error):
@@ -239,6 +275,8 @@ def main() -> None:
                 page.wait_for_timeout(1000)
             page.close()
         browser.close()
+    if options.answers:
+        options.answers.write_text(json.dumps(answers))
     print(f"{len(paths) - faulty} notebooks read without a fault, {faulty} with")
     sys.exit(faulty > 0)
 

@@ -86,6 +86,14 @@ def test_speeds_miss_their_goals_when_they_are_too_low(table):
     assert list(goals(table.busy(machine)).values()) == [True, False]
 
 
+def test_the_slowest_slider_is_held_against_the_goal(table):
+    for slowest, met in ((150.0, True), (151.0, False)):
+        rows = [{"chapter": "02_forward_process", "slider": f"{i} t", "milliseconds": time, "moves": 7}
+                for i, time in enumerate((30.0, slowest, 40.0))]
+        (row,) = table.sliders({"rows": rows, "date": "2026-01-02", "cpu": "a CPU"})
+        assert row.met is met and "02_forward_process, 1 t; the median of all 3 sliders 40" in row.beside
+
+
 def test_noise_is_drawn_at_nobodys_cost(table):
     record = {"microseconds_a_step": {"drawing noise": 300, "ours: DDPM": 500, "lucidrains: p_sample": 550,
                                       "ours: DDIM": 200, "diffusers: DDIM": 400},

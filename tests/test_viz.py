@@ -1,5 +1,6 @@
 """Pictures that can be trusted: every pixel of a grid, of a PNG and of a GIF is the one that was given."""
 import errno
+import html
 import re
 import sys
 from base64 import b64decode
@@ -195,8 +196,10 @@ def test_a_slider_changes_its_picture_and_has_a_label():
     assert isinstance(slider, ipywidgets.SelectionSlider) and slider.description == slider.tooltip == "level"
     for value, grey in ((0.25, 64), (1.0, 255), (0.0, 0)):
         slider.value = value
-        form = rf'<img alt="The picture at level = {value:g}" width="256" src="data:image/png;base64,(.+)">'
-        (data,) = re.fullmatch(form, picture.value).groups()
+        form = (rf'<img alt="The picture at level = {value:g}" width="256" onload="([^"]+)" '
+                r'src="data:image/png;base64,([^"]+)"><div role="status" hidden>The picture waits [^<]+</div>')
+        script, data = re.fullmatch(form, picture.value).groups()
+        assert "'aria-label'" in html.unescape(script)  # what it does is tried in a browser, by read_in_browser.py
         with Image.open(BytesIO(b64decode(data))) as png:
             assert (np.asarray(png.convert("L")) == grey).all()
 

@@ -20,10 +20,11 @@ def alt_texts(notebook: str | Path) -> dict[str, str]:
         return {}
 
 
-def image_with_alt(png: bytes, alt: str, width: int | None = None) -> str:
-    "HTML that shows a picture and says `alt` to a screen reader."
-    size = f' width="{width}"' if width else ""
-    return f'<img alt="{html.escape(alt)}"{size} src="data:image/png;base64,{b64encode(png).decode()}">'
+def image_with_alt(png: bytes, alt: str, width: int | None = None, onload: str = "") -> str:
+    "HTML that shows a picture and says `alt` to a screen reader. `onload`: JavaScript to run once it is there."
+    more = "".join(f' {name}="{html.escape(str(value))}"' for name, value in (("width", width), ("onload", onload))
+                   if value)
+    return f'<img alt="{html.escape(alt)}"{more} src="data:image/png;base64,{b64encode(png).decode()}">'
 
 
 def speak_figures(shell) -> None:

@@ -14,6 +14,22 @@ from torch import Tensor
 from .alt_text import image_with_alt
 from .storage import write_atomic
 
+# JavaScript, run by each new picture of `with_sliders`. ipywidgets' handles have no name, and give a screen reader the
+# number of their value. Until the next picture comes, only the page can say that Python is still at work elsewhere.
+_PICTURE_IS_THERE = """
+    const box = this.closest('.widget-vbox');
+    clearTimeout(box.timer);
+    for (const slider of box.querySelectorAll('.widget-slider')) {
+        const handle = slider.querySelector('[role=slider]');
+        handle.setAttribute('aria-label', slider.querySelector('.widget-label').textContent);
+        handle.setAttribute('aria-valuetext', slider.querySelector('.widget-readout').textContent);
+        if (handle.watched) continue;
+        handle.watched = new MutationObserver(() => {
+            clearTimeout(box.timer);
+            box.timer = setTimeout(() => { box.querySelector('[role=status]').hidden = false }, 700) });
+        handle.watched.observe(handle, {attributeFilter: ['aria-valuenow']}) }"""
+_WAITING = '<div role="status" hidden>The picture waits for Python: another cell is still running.</div>'
+
 
 def to_pixels(images: Tensor, range: tuple[float, float] | None = (-1, 1)) -> np.ndarray:
     """
@@ -176,8 +192,8 @@ def with_sliders(draw: Callable, knobs: dict[str, Sequence], start: Sequence, po
     `draw(panel, *values)` draws on an empty Matplotlib figure, one value for each slider; it should take a tenth of a
     second at most, or be drawn `ahead`: all pictures before any handle is moved. `knobs`: the label of each slider and
     its values in order. `start` and each of `positions` hold one value of every knob. `size`: inches of one picture.
-    Shows the strip and returns the sliders with their picture; without ipywidgets it returns the strip. `ValueError`
-    for a value that its slider does not have.
+    Shows the strip and returns the sliders with their picture, which say so where a picture is late because another
+    cell runs; without ipywidgets it returns the strip. `ValueError` for a value that its slider does not have.
     """
     for place in [start, *positions]:
         if len(place) != len(knobs):
@@ -199,7 +215,8 @@ def with_sliders(draw: Callable, knobs: dict[str, Sequence], start: Sequence, po
         draw(figure, *values)
         figure.savefig(buffer := BytesIO(), format="png", dpi=100)
         where = ", ".join(f"{name} = {_short(value)}" for name, value in zip(knobs, values))
-        return image_with_alt(buffer.getvalue(), f"The picture at {where}", round(160 * size[0]))
+        alt, width = f"The picture at {where}", round(160 * size[0])
+        return image_with_alt(buffer.getvalue(), alt, width, onload=_PICTURE_IS_THERE) + _WAITING
 
     sliders = [SelectionSlider(options=[(_short(v), v) for v in values], value=value, description=name, tooltip=name)
                for value, (name, values) in zip(start, knobs.items())]
