@@ -17,12 +17,24 @@ def _two_bells(place: Callable, variance: Callable) -> tuple[Callable, Callable]
 
 _stable, _quotient = _two_bells(lambda ab: ab**0.5, lambda ab: 1 - ab)
 
+
+def _of_exp(form: Callable) -> Callable:
+    "The right answer as a `form` of e^h, which overflows where the noise is weak."
+    return lambda x_t, ab: form((ab**0.5 * x_t / (1 - ab)).exp())
+
+
 two_points = Exercise(
     "two_points", "03", "(x_t, alpha_bar), which returns E[x0 | x_t]",
     reference=_stable,
     cases=lambda: [(small.normal(4, 3), torch.tensor(ab)) for ab in (0.1, 0.5, 0.9, 0.999)],
     mistakes={
-        "right where the noise is strong; where it is weak both exponentials round to 0, and 0/0 is NaN": _quotient,
+        "right where the noise is strong; where it is weak exp leaves the range of numbers: 0/0 or inf/inf is NaN":
+            (_quotient, _of_exp(lambda e: (e - 1 / e) / (e + 1 / e)), _of_exp(lambda e: (e**2 - 1) / (e**2 + 1)),
+             _of_exp(lambda e: (1 - e**-2) / (1 + e**-2))),
+        "the exponents lack a division by the variance of the noise, 1 - alpha_bar":
+            _two_bells(lambda ab: ab**0.5, lambda ab: 1.0),
+        "1 - alpha_bar is the variance already; here it is squared once more":
+            _two_bells(lambda ab: ab**0.5, lambda ab: (1 - ab) ** 2),
         "sqrt(alpha_bar) is missing: the two bells of x_t stand at -sqrt(alpha_bar) and +sqrt(alpha_bar)":
             _two_bells(lambda ab: 1.0, lambda ab: 1 - ab),
         "alpha_bar stands where its square root belongs": _two_bells(lambda ab: ab, lambda ab: 1 - ab),
