@@ -3,6 +3,7 @@
     python benchmarks/time_to_digits.py                  # speed, then all trainings: two hours on two quiet cores
     python benchmarks/time_to_digits.py speed            # two minutes of a quiet machine: updates a second of each
     python benchmarks/time_to_digits.py train ours       # the updates that fit into those minutes, on any machine
+    python benchmarks/time_to_digits.py draw             # the picture of what has been found, beside the results
 
 All train on the same 10,000 digits (`load_digits("train")`, 1,000 of each class), held in memory and dealt in the same
 shuffled order, and learn noise levels 0 to 999 by the mean squared error:
@@ -335,9 +336,36 @@ def score(name: str, recipe: Recipe, args, minutes: float, **row) -> None:
         save_grid(images[:20], args.pictures / f"{name}_{minutes:g}.png", columns=10)
 
 
+def draw(file: Path) -> Path:
+    "A picture of the scores in `file`: both distances against minutes, with intervals, and real digits as a line."
+    from matplotlib.figure import Figure
+    newest = {(row["recipe"], row["minutes"]): row for row in rows(file, "score")}
+    figure = Figure(figsize=(10, 4.2), layout="constrained", facecolor="white")
+    for ax, key, name in zip(figure.subplots(1, 2), ("frechet", "kernel"), ("Fréchet", "kernel")):
+        for recipe, colour, marker in zip(RECIPES, ("#b5367a", "#e377c2", "#31688e", "#d08700", "#35b779"), "osD^v"):
+            found = {minutes: row["scores"][key] for (of, minutes), row in sorted(newest.items()) if of == recipe}
+            values = [score["value"] for score in found.values()]
+            low, high = zip(*(score["interval"] for score in found.values())) if found else ((), ())
+            ax.errorbar(list(found), values, yerr=[[v - a for v, a in zip(values, low)],
+                                                   [b - v for v, b in zip(values, high)]],
+                        color=colour, marker=marker, markersize=5, capsize=2, label=recipe.replace("-", " "))
+        floor = next(row["scores"][key]["floor"] for row in newest.values())
+        ax.axhline(floor, color="#888888", linestyle=":", label="real digits")
+        ax.set_xscale("log")
+        ax.set_yscale("symlog", linthresh=floor, subs=[2, 5])
+        ax.set_ylim(bottom=0)  # intervals of the best reach below it
+        ax.set_xticks(MINUTES, [f"{minutes:g}" for minutes in MINUTES])
+        ax.xaxis.minorticks_off()
+        ax.set(xlabel="minutes of training on two CPU cores", ylabel=f"{name} distance to test digits")
+        ax.grid(alpha=0.3)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.savefig(picture := file.with_suffix(".png"), dpi=100)
+    return picture
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("speed", "train"), help="both, where it is left out")
+    parser.add_argument("part", nargs="?", choices=("speed", "train", "draw"), help="all, where it is left out")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(RECIPES)}; all, if left out")
     parser.add_argument("--minutes", type=float, nargs="+", default=MINUTES)
     parser.add_argument("--samples", type=int, default=500, help=f"digits drawn for each score, {FEWEST} or more")
@@ -353,10 +381,12 @@ def main() -> None:
         parser.error(f"samples is {args.samples}, expected {FEWEST} or more")
     torch.set_num_threads(args.threads)
     names = args.names or list(RECIPES)
-    if args.part != "train":
+    if args.part in (None, "speed"):
         speed(names, args)
-    for name in names if args.part != "speed" else ():
+    for name in names if args.part in (None, "train") else ():
         train(name, args)
+    if args.part in (None, "draw"):
+        print(draw(args.out))
 
 
 if __name__ == "__main__":
