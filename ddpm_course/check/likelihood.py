@@ -10,11 +10,11 @@ from .exercise import Exercise
 
 
 def _bin(half: float = 1 / 255, upper_at: str = "white", lower_at: str = "black",
-         last: Callable = torch.log) -> Callable:
+         last: Callable = torch.log, cdf: Callable = ndtr) -> Callable:
     "The probability from x - half to x + half. `upper_at`, `lower_at`: the colours whose bins have an open end."
     def log_prob(mean: Tensor, std: Tensor, x: Tensor) -> Tensor:
         at = {"black": x < -0.999, "white": x > 0.999, "nowhere": torch.zeros_like(x, dtype=torch.bool)}
-        upper, lower = ndtr((x + half - mean) / std), ndtr((x - half - mean) / std)
+        upper, lower = cdf((x + half - mean) / std), cdf((x - half - mean) / std)
         return last(torch.where(at[upper_at], 1.0, upper) - torch.where(at[lower_at], 0.0, lower))
     return log_prob
 
@@ -51,6 +51,10 @@ discretized_log_prob = Exercise(
         "the bin is twice as wide as a grey level: it goes from x - 1/255 to x + 1/255": _bin(half=2 / 255),
         "the bin is half as wide as a grey level, and probability is lost between: expected x - 1/255 to x + 1/255":
             _bin(half=1 / 510),
+        "the bin is a little too narrow: 256 grey levels from -1 to 1 have 255 gaps between them, so it goes from "
+        "x - 1/255 to x + 1/255": _bin(half=1 / 256),
+        "this is erf in the place of the distribution function, which is (1 + erf(z / sqrt(2))) / 2":
+            _bin(cdf=torch.erf),
         "this is the log density, which depends on the unit of x; the probability of a bin is asked for": _density,
         "this is density times width, which is near but no probability: take the difference of two distribution "
         "functions": lambda mean, std, x: _density(mean, std, x) + math.log(2 / 255),
