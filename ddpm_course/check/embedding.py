@@ -40,9 +40,15 @@ time_embedding = Exercise(
             _embedding(lambda t, dim: _angles(t, dim, last=0)),
         "sines and cosines alternate; expected all sines, then all cosines":
             (lambda t, dim: torch.stack([_angles(t, dim).sin(), _angles(t, dim).cos()], 2).flatten(1),
-             lambda t, dim: torch.stack([_angles(t, dim).cos(), _angles(t, dim).sin()], 2).flatten(1)),
+             lambda t, dim: torch.stack([_angles(t, dim).cos(), _angles(t, dim).sin()], 2).flatten(1),
+             lambda t, dim: torch.stack([_angles(t, dim, 0).sin(), _angles(t, dim, 0).cos()], 2).flatten(1)),
         "these are the sines twice; the second half is of cosines":
             lambda t, dim: torch.cat([_angles(t, dim).sin(), _angles(t, dim).sin()], 1),
+        "these are the sines of dim hands; expected half as many, and then their cosines":
+            lambda t, dim: _angles(t, 2 * dim).sin(),
+        "the sines have the wrong sign: these hands turn backwards": _embedding(lambda t, dim: -_angles(t, dim)),
+        "the frequencies fall in equal steps; expected an equal factor from each to the next":
+            _embedding(lambda t, dim: t.double()[:, None] * torch.linspace(1, 1e-4, dim // 2, dtype=torch.float64)),
         "there are dim hands here, and 2 dim numbers; expected half as many of each":
             _embedding(lambda t, dim: _angles(t, 2 * dim)),
         "the frequencies rise up to 10,000: the sign in the exponent is missing": _too_fast(sign=1),
