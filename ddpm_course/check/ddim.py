@@ -21,6 +21,11 @@ def _with_fresh_noise(x_t: Tensor, eps: Tensor, now: Tensor, prev: Tensor) -> Te
     return prev.sqrt() * _x0(x_t, eps, now) + (1 - prev).sqrt() * torch.randn_like(eps)
 
 
+def _posterior_mean(x_t: Tensor, eps: Tensor, now: Tensor, prev: Tensor) -> Tensor:
+    c0, ct = prev.sqrt() * (1 - now / prev), (now / prev).sqrt() * (1 - prev)
+    return (c0 * _x0(x_t, eps, now) + ct * x_t) / (1 - now)
+
+
 def _without_roots(x_t: Tensor, eps: Tensor, now: Tensor, prev: Tensor) -> Tensor:
     return prev * (x_t - (1 - now) * eps) / now + (1 - prev) * eps
 
@@ -54,6 +59,14 @@ ddim_move = Exercise(
             _move(lambda now, prev: prev.sqrt(), lambda now, prev: 1 - prev),
         "x0 is multiplied by alpha_bar_prev; a square root is missing":
             _move(lambda now, prev: prev, lambda now, prev: (1 - prev).sqrt()),
+        "no noise is put back; expected eps, with the factor sqrt(1 - alpha_bar_prev)":
+            _move(lambda now, prev: prev.sqrt(), lambda now, prev: 0),
+        "the noise put back has a minus sign; expected + sqrt(1 - alpha_bar_prev) * eps":
+            _move(lambda now, prev: prev.sqrt(), lambda now, prev: -(1 - prev).sqrt()),
+        "in the estimate of x0 the noise is added; expected x_t - sqrt(1 - alpha_bar_t) * eps":
+            lambda x_t, eps, now, prev: prev.sqrt() * _x0(x_t, -eps, now) + (1 - prev).sqrt() * eps,
+        "this is DDPM's mean, which throws a part of the noise away; expected all of it, sqrt(1 - alpha_bar_prev) * eps":
+            _posterior_mean,
         "x0 is not scaled to the new level: sqrt(alpha_bar_prev) is missing":
             _move(lambda now, prev: 1, lambda now, prev: (1 - prev).sqrt()),
         "the two levels are exchanged: the move starts at alpha_bar_t":
