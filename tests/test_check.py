@@ -427,12 +427,16 @@ def test_the_answers_follow_from_the_course():
     assert check.answer("04 loss of a network that answers 0", noise.square().mean())
     block = unet.ResBlock(128, 256, 512, dropout=0.1, groups=32)
     assert check.answer("07 parameters of a residual block", sum(p.numel() for p in block.parameters()))
-    learned = load_pretrained("digits").model.state_dict().values()
-    numbers, size = sum(w.numel() for w in learned), (ASSETS / "models/digits/model.safetensors").stat().st_size
+    learned = load_pretrained("digits").model.state_dict()
+    content = (ASSETS / "models/digits/model.safetensors").read_bytes()
+    numbers, size = sum(w.numel() for w in learned.values()), len(content)
+    header = int.from_bytes(content[:8], "little")
     assert check.answer("15 numbers in a file of weights", numbers)
     wrong = ANSWERS["15 numbers in a file of weights"].mistakes
-    added = sum(sum(w.shape) for w in learned)
-    assert list(wrong) == [len(learned), size // 2, size // 4, 2 * numbers, size, numbers + 8 // 2, added]
+    added = sum(sum(w.shape) for w in learned.values())
+    weights = sum(w.numel() for name, w in learned.items() if name.endswith("weight"))
+    assert list(wrong) == [len(learned), size // 2, size // 4, 2 * numbers, 2 * numbers // 4, size, numbers + 8 // 2,
+                           (size - 8) // 2, header, weights, added]
 
 
 def test_an_unknown_question_is_refused_by_name():

@@ -46,8 +46,12 @@ ANSWERS = {
                   1_470_812: "half the size of the file counts the header as numbers, too",
                   735_406: "a quarter of the size of the file would be numbers of four bytes; F16 has two",
                   2_931_752: "these are the bytes of the numbers, and F16 has two for each",
+                  732_938: "F16 has two bytes for each number, not four",
                   2_941_624: "this is the size of the file, in bytes",
                   1_465_880: "the 8 bytes before the header are no weights either",
+                  1_470_808: "the header, which follows the first 8 bytes, holds no weights",
+                  9_864: "this is the length of the header, in bytes",
+                  1_461_024: "these are the tensors that end in .weight; a bias is learned, too",
                   14_313: "sizes are multiplied, not added: a tensor of shape [48, 4, 3, 3] holds 1,728 numbers"}),
     "15 changes that are refused": Answer(
         2, "a byte that is missing by the fingerprint of the weights, other base_channels by a shape that does not fit",

@@ -1,4 +1,4 @@
-"""A folder that says what a model is, holds its weights, and can be trusted when it comes from somebody else."""
+"""A folder that says what a model is, holds its weights, and runs no code when it is opened."""
 import dataclasses
 import math
 import os
