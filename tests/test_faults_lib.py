@@ -96,6 +96,8 @@ def test_11_a_run_of_before_keeps_its_numbers_and_its_fingerprint(tmp_path):
     again = found.numbered_as(before)
     assert again.classes == before and again.labels.tolist() == [0, 1, 2]
     assert again.images[:, 0, 0, 0].tolist() == [1, 10, 2]
+    turned = found.numbered_as(["10", "1", "2"])  # a cycle: the exchange of two above is its own inverse
+    assert [turned.classes[y] for y in turned.labels] == [found.classes[y] for y in found.labels]
     old = hashlib.sha256(repr((3, 1, 8, 8)).encode())  # as the first version made it
     old.update(again.images.numpy())
     old.update(torch.tensor([0, 1, 2]).numpy())

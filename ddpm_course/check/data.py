@@ -13,11 +13,16 @@ def _with_dtype(mine: Callable, images: Tensor) -> dict:
     return {"dtype": getattr(result, "dtype", None), "values": result}
 
 
+def _stretched(images):
+    low, high = images.float().min(), images.float().max()
+    return 2 * (images.float() - low) / (high - low) - 1
+
+
 to_model_range = Exercise(
     "to_model_range", "01", "(images), from uint8 to float32 in [-1, 1]",
     reference=lambda images: images.float() / 127.5 - 1,
     cases=lambda: [(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16),),
-                   (torch.tensor([[[[0, 255], [127, 128]]]], dtype=torch.uint8),)],
+                   (torch.tensor([[[[9, 200], [127, 128]]]], dtype=torch.uint8),)],  # without black and white
     probe=_with_dtype,
     mistakes={
         "the result lies in [0, 1]: black should be -1, not 0": lambda images: images.float() / 255,
@@ -32,6 +37,14 @@ to_model_range = Exercise(
             lambda images: images.float() / 128 - 1,
         "a multiplication in uint8 wraps around at 256, so that light greys become dark: make the images float first":
             lambda images: 2 * images / 255 - 1,
+        "a subtraction in uint8 wraps around at 0, so that dark greys become light: make the images float first":
+            (lambda images: (images - 128) / 128, lambda images: (images - 128) / 127,
+             lambda images: (images - 128) / 127.5, lambda images: (images - 127) / 128,
+             lambda images: (images - 127) / 127, lambda images: (images - 127) / 127.5),
+        "the result is scaled by the smallest or largest value of these images; a grey level must become the same "
+        "number in each image": (lambda images: 2 * (images / images.max()) - 1, _stretched),
+        "it is scaled twice, so that everything is close to -1":
+            lambda images: (images.float() / 127.5 - 1) / 127.5 - 1,
         "the numbers are right but float64, twice the memory and not what networks take: expected float32":
             lambda images: images.double() / 127.5 - 1,
         "the result is scaled by the mean and standard deviation of this batch; the range must not depend on which "
