@@ -29,6 +29,8 @@ step_memory = Exercise(
         "these are 16 bytes a parameter, four numbers; there are five: weight, gradient, two of Adam, average":
             _step(16),
         "numbers are counted here; in float32 each takes 4 bytes": _step(5),
+        "these are 2 bytes for each of five numbers; they stay in float32, 4 bytes each": _step(10),
+        "the weights and what belongs to them are missing": _step(0),
         "with one part the gradients do come while the activations go; take the larger number to plan with, 20 P":
             lambda parameters, per_image, batch_size, accumulate:
                 _step(16 if accumulate == 1 else 20)(parameters, per_image, batch_size, accumulate),
