@@ -65,7 +65,7 @@ ddim_move = Exercise(
             _move(lambda now, prev: prev.sqrt(), lambda now, prev: -(1 - prev).sqrt()),
         "in the estimate of x0 the noise is added; expected x_t - sqrt(1 - alpha_bar_t) * eps":
             lambda x_t, eps, now, prev: prev.sqrt() * _x0(x_t, -eps, now) + (1 - prev).sqrt() * eps,
-        "this is DDPM's mean, which throws a part of the noise away; expected all of it, sqrt(1 - alpha_bar_prev) * eps":
+        "this is DDPM's mean, which throws noise away; expected all of it, sqrt(1 - alpha_bar_prev) * eps":
             _posterior_mean,
         "x0 is not scaled to the new level: sqrt(alpha_bar_prev) is missing":
             _move(lambda now, prev: 1, lambda now, prev: (1 - prev).sqrt()),
