@@ -273,6 +273,10 @@ def test_snr_weight_recognises_what_a_reader_wrote(written, words):
     ("1 - f[:-1] / f[1:]", "upside down"),
     ("(1 - f[:-1] / f[1:]).clamp(max=0.999)", "upside down"),
     ("f / f[0]", "these are alpha_bar"),
+    ("f[1:] / f[:-1]", "the alphas"),
+    ("(f[1:] / f[:-1]).clamp(max=0.999)", "the alphas"),
+    ("(1 - f[1:] / f[:-1]).clamp(max=0.999).sqrt()", "these are standard deviations"),
+    ("(1 - h[1:] / h[:-1]).clamp(max=0.999)", "beyond 90 degrees"),
     ("(1 - g[1:] / g[:-1]).clamp(max=0.999)", "brackets are missing"),
     ("(1 - f[1:] / torch.cat([one, f[1:-1]])).clamp(max=0.999)", "a 1 stands in front of f"),
     ("(1 - f / torch.cat([one, f[:-1]])).clamp(max=0.999)", "a 1 stands in front of f"),
@@ -282,8 +286,9 @@ def test_snr_weight_recognises_what_a_reader_wrote(written, words):
 def test_cosine_betas_recognises_what_a_reader_wrote(written, words, dtype):
     def mine(T):
         u = torch.arange(T + 1, dtype=dtype) / T
-        f, g = (torch.cos(angle * math.pi / 2) ** 2 for angle in ((u + 0.008) / 1.008, u + 0.008 / 1.008))
-        return eval(written, {"torch": torch, "f": f, "g": g, "one": u.new_ones(1)})
+        f, g, h = (torch.cos(angle * math.pi / 2) ** 2
+                   for angle in ((u + 0.008) / 1.008, u + 0.008 / 1.008, (u + 0.008) / 1.008 * 2))
+        return eval(written, {"torch": torch, "f": f, "g": g, "h": h, "one": u.new_ones(1)})
     assert words in check.cosine_betas(mine).mistake
 
 

@@ -58,6 +58,12 @@ cosine_betas = Exercise(
                     lambda T, u: _betas(torch.cat([u.new_ones(1), _f(u)]))),
         "these are alpha_bar; a beta is 1 minus the ratio of two neighbours":
             _either(lambda T, u: _f(u)[1:] / _f(u)[0], lambda T, u: _f(u) / _f(u)[0]),
+        "these are the ratios of neighbours, the alphas; a beta is 1 minus the ratio":
+            _either(lambda T, u: _f(u)[1:] / _f(u)[:-1], lambda T, u: (_f(u)[1:] / _f(u)[:-1]).clamp(max=0.999)),
+        "these are standard deviations: a beta is a variance, without a root":
+            _either(lambda T, u: _betas(_f(u)).sqrt()),
+        "the angle goes beyond 90 degrees: it is (u + s) / (1 + s) times pi / 2":
+            _either(lambda T, u: _betas(torch.cos((u + 0.008) / 1.008 * math.pi) ** 2)),
         "this is 1 - alpha_bar, the noise of a whole level; a beta is what one step adds":
             _either(lambda T, u: (1 - _f(u)[1:] / _f(u)[0]).clamp(max=0.999)),
         "these are T - 1 betas: T steps have T + 1 levels, with the clean image":
