@@ -3,6 +3,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -122,9 +123,9 @@ def equation(number: str, claim: str, *, symbol: str = "", folder: str | Path | 
     """
     Check a numbered equation: `with equation("2.6", "one jump equals 500 steps") as eq: eq.close(...)`.
 
-    Prints one line, and writes an entry to the chapter's file in `folder`, by default the one that the environment
-    variable DDPM_COURSE_LEDGER names; without either, nothing is written. `AssertionError` where the sides disagree,
-    nothing was compared, or `watch_calls` is at work and the cell has not called `symbol`.
+    Prints what was shown, and writes an entry to the chapter's file in `folder`, by default the one that the variable
+    DDPM_COURSE_LEDGER names; without either, nothing is written. `AssertionError` where the sides disagree, nothing was
+    compared, or `watch_calls` is at work and the cell has not called `symbol`.
     """
     check = Equation(number, claim, symbol)
     yield check
@@ -134,7 +135,8 @@ def equation(number: str, claim: str, *, symbol: str = "", folder: str | Path | 
     if name and not name.isupper() and sys.getprofile() is _note and not _was_called(name):
         raise AssertionError(f"({number}) {claim}: {symbol} was not called in this cell, so nothing was shown about it")
     entry = _entry(check)
-    print(f"({number}) {claim}: {_result(entry)}")
+    line = f"({number}) {claim}: {_result(entry)}"  # JupyterLab would break a long one within a word
+    print(textwrap.fill(line, 100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
     folder = folder or os.environ.get("DDPM_COURSE_LEDGER")
     if folder:
         _write(Path(folder), entry)
