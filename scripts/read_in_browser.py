@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from playwright.sync_api import Error, Page, sync_playwright
@@ -152,10 +153,10 @@ def stored_differently(page: Page, file: Path) -> list[str]:
     return [f"opened and stored, {len(changes)} lines differ: " + " ".join(changes)]
 
 
-def formulas(page: Page) -> list[str]:
-    "Faults that last, since MathJax may still be at work."
+def lasting(page: Page, look: Callable[[], Iterable[str]]) -> list[str]:
+    "Faults that are still there after ten seconds, since the page may be at work."
     for _ in range(20):
-        if not (found := page.evaluate(FORMULAS)):
+        if not (found := list(look())):
             break
         page.wait_for_timeout(500)
     return found
@@ -177,7 +178,7 @@ def move_sliders(page: Page, moves: int, faults: list[str]) -> dict[str, list[fl
                 faults.append(f"slider {name!r} was moved, and no picture in its cell changed within 30 s")
                 break
             answers[name].append(answer)
-            faults += filter(None, [handle.evaluate(UNSPOKEN)])
+            faults += lasting(page, lambda: filter(None, [handle.evaluate(UNSPOKEN)]))
         if number == 1:
             says_that_it_waits(page, handle, faults)
     return answers
@@ -227,7 +228,8 @@ def read(page: Page, address: str, file: Path, shots: Path | None, moves: int,
     start = time.perf_counter()
     execute(page, "notebook:run-all-cells", minutes=MINUTES)
     seconds = time.perf_counter() - start
-    faults += page.evaluate(ERRORS) + page.evaluate(SPEECHLESS) + formulas(page)
+    faults += page.evaluate(ERRORS) + page.evaluate(SPEECHLESS)
+    faults += lasting(page, lambda: page.evaluate(FORMULAS))
     answers = move_sliders(page, moves, faults)
     if shots:
         take_pictures(page, shots, file.stem)
